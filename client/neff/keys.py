@@ -1,0 +1,79 @@
+"""Names of compiled modules: which compiler, which graph, which flags.
+
+Shared by the client and the daemon, so that both read a path in the same way. Formats: a namespace is
+``neuronxcc-<version>+<commit>``, a module key ``MODULE_<hlo hash>+<flags hash>`` with eight hex digits of flags hash.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+# No separators, no leading dot, bounded: a name that fits is safe as one path component.
+_NAMESPACE = re.compile(r"neuronxcc-(?P<version>[0-9A-Za-z][0-9A-Za-z.]{0,60})(?:\+[0-9A-Za-z.]{1,60})?")
+_MODULE = re.compile(r"MODULE_(?P<hlo>[0-9A-Za-z_-]{1,120})\+(?P<flags>[0-9a-f]{8})")
+# First release whose entries are ready when `model.done` is there; before it `model.neff` itself was the mark.
+_FIRST_WITH_DONE = (2, 15)
+
+
+class ModuleName(NamedTuple):
+    """One module in one namespace, written ``<namespace>/<module key>``."""
+
+    namespace: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.key}"
+
+
+def is_namespace(name: str) -> bool:
+    """Whether `name` is the directory name of one compiler version."""
+    return _NAMESPACE.fullmatch(name) is not None
+
+
+def is_module_key(name: str) -> bool:
+    """Whether `name` is a module key. Folders of traced models have no flags hash and are not modules."""
+    return _MODULE.fullmatch(name) is not None
+
+
+def hlo_hash(key: str) -> str:
+    """The graph's half of a module key; raises ValueError if `key` is none."""
+    return _parse_module(key)["hlo"]
+
+
+def flags_hash(key: str) -> str:
+    """The compiler flags' half of a module key; raises ValueError if `key` is none."""
+    return _parse_module(key)["flags"]
+
+
+def parse_module_name(text: str) -> ModuleName:
+    """Read ``<namespace>/<module key>``; raises ValueError naming what does not fit."""
+    namespace, _, key = text.partition("/")
+    if not is_namespace(namespace) or not is_module_key(key):
+        raise ValueError(f"not a module name: {text!r} (expected neuronxcc-<version>/MODULE_<hlo>+<flags>)")
+    return ModuleName(namespace, key)
+
+
+def ready_mark(namespace: str) -> str:
+    """File whose presence makes an entry of this compiler version ready (contract, section 1.1)."""
+    return "model.done" if compiler_version(namespace) >= _FIRST_WITH_DONE else "model.neff"
+
+
+def compiler_version(namespace: str) -> tuple[int, ...]:
+    """Leading numbers of the compiler version; raises ValueError if `namespace` is none."""
+    match = _NAMESPACE.fullmatch(namespace)
+    if match is None:
+        raise ValueError(f"not a namespace: {namespace!r}")
+    numbers = []
+    for part in match["version"].split("."):
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
+
+
+def _parse_module(key: str) -> re.Match[str]:
+    match = _MODULE.fullmatch(key)
+    if match is None:
+        raise ValueError(f"not a module key: {key!r}")
+    return match

@@ -1,0 +1,1 @@
+"""What remotes hold, as far as we know."""

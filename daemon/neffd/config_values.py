@@ -1,0 +1,248 @@
+"""The kinds of value a configuration holds: text that a person wrote becomes a checked value.
+
+A parser raises ValueError whose text says what is allowed; what was found is shown by whoever reports the problem.
+"""
+
+from __future__ import annotations
+
+import grp
+import ipaddress
+import os
+import pwd
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
+
+from pydantic import BeforeValidator, Field
+
+from neff.protocol import MAX_SOCKET_PATH_BYTES
+
+RemoteKind = Literal["directory", "hub-repo", "hub-bucket"]
+
+MAX_NAME_CHARS = 63
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_CHARS - 1}}}")
+_HUB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,6})?)\s*([A-Za-z]*)", re.ASCII)
+_SIZE_UNITS = {
+    "": 1,
+    "b": 1,
+    **{f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", 1)},
+    **{f"{letter}b": 1000**power for power, letter in enumerate("kmgt", 1)},
+}
+_MAX_SIZE_BYTES = 2**40
+_MAX_ID = 2**32 - 2
+_ENDPOINT = "an address like https://huggingface.co, without user, password or query"
+
+
+@dataclass(frozen=True)
+class Address:
+    """A TCP address on the loopback interface; port 0 lets the system choose."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class RemoteUrl:
+    """A remote's URL in parts: `path` where it is a directory, `repo_id` (`org/name`) where it is on the Hub."""
+
+    kind: RemoteKind
+    path: Path | None = None
+    repo_id: str = ""
+
+    @property
+    def suggested_name(self) -> str:
+        """A name for the remote when the configuration gives none."""
+        source = self.path.name if self.path is not None else self.repo_id
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", source).strip("-._")[:MAX_NAME_CHARS] or "remote"
+
+
+def parse_remote_url(url: str) -> RemoteUrl:
+    """Split the URL of a remote; raises ValueError with the list of what is allowed."""
+    if url.startswith("file://"):
+        path = unquote(url.removeprefix("file://"))
+        if not path.startswith("/"):
+            raise ValueError("file:///absolute/path, with three slashes")
+        return RemoteUrl("directory", absolute_path(path))
+    if url.startswith("hf://"):
+        kind: RemoteKind = "hub-bucket" if url.startswith("hf://buckets/") else "hub-repo"
+        repo_id = url.removeprefix("hf://buckets/" if kind == "hub-bucket" else "hf://")
+        if [bool(_HUB_NAME.fullmatch(part)) for part in repo_id.split("/")] != [True, True]:
+            raise ValueError("hf://org/repo, or hf://buckets/org/name")
+        return RemoteUrl(kind, repo_id=repo_id)
+    raise ValueError("file:///absolute/path, hf://org/repo or hf://buckets/org/name")
+
+
+def absolute_path(value: Any) -> Path:
+    """An absolute path; `..` and doubled slashes are resolved by name alone."""
+    text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else ""
+    if text.startswith("s3://"):
+        raise ValueError("an absolute path; a cache in S3 is shared by the Neuron tools themselves, without neffd")
+    if not text.startswith("/") or not _is_file_name(text):
+        raise ValueError("an absolute path")
+    return Path("/" + os.path.normpath(text).lstrip("/"))
+
+
+def _is_file_name(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
+def _socket_path(value: Any) -> Path:
+    path = absolute_path(value)
+    length_bytes = len(os.fsencode(path))
+    if length_bytes > MAX_SOCKET_PATH_BYTES:
+        raise ValueError(f"an absolute path of at most {MAX_SOCKET_PATH_BYTES} bytes (this one has {length_bytes})")
+    return path
+
+
+def _loopback_address(value: Any) -> Address | None:
+    if value is None or isinstance(value, Address):
+        return value
+    host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not re.fullmatch(r"\d{1,5}", port, re.ASCII) or int(port) > 65535 or not is_loopback(host):
+        raise ValueError("host:port with a host of this machine alone, such as 127.0.0.1:9817 or [::1]:9817, or null")
+    return Address(host, int(port))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a name or an address without brackets, can only mean this machine."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _octal_mode(value: Any) -> int:
+    text = f"{value:o}" if isinstance(value, int) else str(value)
+    if not re.fullmatch(r"(0o)?0?[0-7]{3}", text):
+        raise ValueError("three octal digits, such as 0666 or 0660")
+    return int(text.removeprefix("0o"), 8)
+
+
+def _size_bytes(value: Any) -> int:
+    match = _SIZE.fullmatch(str(value).strip())
+    unit = _SIZE_UNITS.get(match[2].lower(), 0) if match else 0
+    size_bytes = int(Decimal(match[1]) * unit) if match else 0
+    if not 0 < size_bytes <= _MAX_SIZE_BYTES:
+        raise ValueError("a size up to 1 TiB, such as 1 GiB, 512 MiB or 500000000")
+    return size_bytes
+
+
+def _account_id(value: Any, kind: str, look_up: Callable[[str], int]) -> int:
+    text = str(value)
+    if re.fullmatch(r"\d{1,10}", text, re.ASCII):
+        if int(text) > _MAX_ID:
+            raise ValueError(f"a {kind} id up to {_MAX_ID}")
+        return int(text)
+    try:
+        return look_up(text)
+    except (KeyError, ValueError):
+        raise ValueError(f"the id or the name of a {kind} of this machine") from None
+
+
+def _uid(value: Any) -> int:
+    return _account_id(value, "user", lambda name: pwd.getpwnam(name).pw_uid)
+
+
+def _gid(value: Any) -> int:
+    return _account_id(value, "group", lambda name: grp.getgrnam(name).gr_gid)
+
+
+def _group_name(value: Any) -> str | None:
+    if value is not None:
+        try:
+            grp.getgrnam(value)
+        except (KeyError, ValueError, TypeError):
+            raise ValueError("the name of a group of this machine, or null") from None
+        return str(value)
+    return None
+
+
+def _remote_name(value: Any) -> str:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise ValueError(f"letters, digits, '.', '_' and '-', at most {MAX_NAME_CHARS}, a letter or digit first")
+    return value
+
+
+def _remote_url(value: Any) -> str:
+    parse_remote_url(str(value))
+    return str(value)
+
+
+def _endpoint(value: Any) -> str | None:
+    if value is None:
+        return None
+    parts = urlsplit(str(value))
+    plain = "@" not in parts.netloc and not parts.query and not parts.fragment
+    if parts.scheme not in ("http", "https") or not parts.hostname or not plain or not str(value).isprintable():
+        raise ValueError(_ENDPOINT)
+    return str(value).rstrip("/")
+
+
+def _optional_path(value: Any) -> Path | None:
+    return None if value is None else absolute_path(value)
+
+
+def _as_list(value: Any) -> Any:
+    """One value stands for a list of one: `NEFFD_CACHE_DIRS=/some/path`."""
+    return [value] if isinstance(value, (str, int, os.PathLike)) else value
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+def seconds(at_most: float) -> BeforeValidator:
+    """A duration above nothing, at most `at_most` seconds."""
+
+    def check(value: Any) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = 0
+        if not 0 < number <= at_most:
+            raise ValueError(f"a number of seconds above 0, at most {at_most:g}")
+        return number
+
+    return BeforeValidator(check)
+
+
+def whole_number(at_most: int) -> BeforeValidator:
+    """A count from 1 to `at_most`."""
+
+    def check(value: Any) -> int:
+        text = str(value)
+        if not re.fullmatch(r"\d{1,18}", text, re.ASCII) or not 0 < int(text) <= at_most:
+            raise ValueError(f"a whole number from 1 to {at_most}")
+        return int(text)
+
+    return BeforeValidator(check)
+
+
+AbsolutePath = Annotated[Path, BeforeValidator(absolute_path)]
+OptionalPath = Annotated[Path | None, BeforeValidator(_optional_path)]
+SocketPath = Annotated[Path, BeforeValidator(_socket_path)]
+LoopbackAddress = Annotated[Address | None, BeforeValidator(_loopback_address)]
+OctalMode = Annotated[int, BeforeValidator(_octal_mode)]
+SizeBytes = Annotated[int, BeforeValidator(_size_bytes)]
+GroupName = Annotated[str | None, BeforeValidator(_group_name)]
+Uids = Annotated[tuple[Annotated[int, BeforeValidator(_uid)], ...] | None, BeforeValidator(_as_list)]
+Gids = Annotated[tuple[Annotated[int, BeforeValidator(_gid)], ...] | None, BeforeValidator(_as_list)]
+Paths = Annotated[tuple[AbsolutePath, ...], BeforeValidator(_as_list), Field(min_length=1)]
+RemoteName = Annotated[str, BeforeValidator(_remote_name)]
+RemoteUrlText = Annotated[str, BeforeValidator(_remote_url)]
+Endpoint = Annotated[str | None, BeforeValidator(_endpoint)]
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]

@@ -1,0 +1,260 @@
+"""Fetching into one cache directory: look, download, verify, place; once, however many ask.
+
+The asker's own limits are the client's business; here nothing waits for ever either: transfers that stall are given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from neff.keys import ModuleName
+from neffd import points
+from neffd.catalog.catalog import Catalog
+from neffd.fetch import verify
+from neffd.fetch.flight import LONGEST_WAIT_S, READY_HERE, Answer, Flight, Flights
+from neffd.layouts import xla
+from neffd.metrics import Metrics
+from neffd.remotes.base import EntryRefused, Remote, RemoteEntry, RemoteUnavailable
+from neffd.remotes.provenance import FileDigest
+from neffd.store import fsops, index
+from neffd.store.index import Index
+from neffd.store.place import Placement, Placer
+from neffd.store.root import PART_SUFFIX, CacheRoot, FileFacts
+from neffd.store.sharing import CannotShare
+from neffd.tasks import Tasks
+
+log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+_DESCRIBE_LIMIT_S = 30.0
+# A copy that failed verification is not asked for again for this long (or until the remote's listing drops it).
+_REFUSED_FOR_S = 600.0
+_STALL_CHECK_S = 0.5
+_RETRY_EVERY_S = 1.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """A remote and what we know of it, in the order of preference."""
+
+    remote: Remote
+    catalog: Catalog
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A fetched entry that somebody else's lock keeps out; it goes in, or away, when the lock goes."""
+
+    staged: Path
+    source: str
+    size_bytes: int
+
+
+class Fetcher:
+    """Answers for the keys of one cache directory."""
+
+    def __init__(
+        self,
+        root: CacheRoot,
+        sources: Sequence[Source],
+        known: Index,
+        tasks: Tasks,
+        metrics: Metrics,
+        workers: Executor,
+        *,
+        parallel: int,
+        stall_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        on_problem: Callable[[str, str, str], None] = lambda reason, detail, hint: None,
+    ) -> None:
+        self._root = root
+        self._sources = sources
+        self._index = known
+        self._placer = Placer(root, known)
+        self._tasks = tasks
+        self._metrics = metrics
+        self._workers = workers
+        self._clock = clock
+        self._stall_s = stall_s
+        self._on_problem = on_problem
+        self._slots = asyncio.Semaphore(parallel)
+        self._refused: dict[tuple[str, ModuleName], float] = {}
+        self._waiting: dict[ModuleName, _Waiting] = {}
+        self._nudged = asyncio.Event()
+        self.flights = Flights(clock)
+        self.stopping = False
+
+    def resolve(self, name: ModuleName) -> Answer | Flight:
+        """The answer where it is known at once, else the flight that will bring it."""
+        if self._root.is_ready(name):
+            return READY_HERE
+        if self.stopping:
+            return Answer(False, "stopping")
+        if not self._sources:
+            return Answer(False, "no-remotes")
+        if name in self._waiting:
+            return Answer(False, "locked")
+        flight, is_new = self.flights.join(name)
+        if is_new:
+            self._tasks.start(self._fly(flight), name=f"fetch-{name.key}")
+        return flight
+
+    async def run(self) -> None:
+        """Until cancelled: place, or drop, what another process's lock kept out when that lock goes."""
+        while True:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._nudged.wait(), _RETRY_EVERY_S if self._waiting else None)
+            self._nudged.clear()
+            for name, waiting in list(self._waiting.items()):
+                await self._retry(name, waiting)
+
+    def nudge(self) -> None:
+        """A lock file came or went."""
+        self._nudged.set()
+
+    async def _retry(self, name: ModuleName, waiting: _Waiting) -> None:
+        try:
+            placement = await self._in_worker(self._place, name, waiting.staged, False)
+        except (CannotShare, OSError) as error:
+            log.warning("%s: %s", name, error)
+            await self._in_worker(fsops.remove_tree, waiting.staged)
+        else:
+            if placement is Placement.LOCKED:
+                return
+            self._count(placement, waiting)
+        self._waiting.pop(name, None)
+
+    async def _fly(self, flight: Flight) -> None:
+        answer = Answer(False, "stopping")
+        try:
+            answer = await self._first_that_works(flight)
+        except CannotShare as error:
+            self._on_problem("cannot-share", error.detail, error.hint)
+            answer = Answer(False, "cannot-share")
+        except OSError as error:
+            log.warning("fetch of %s: %s", flight.name, error)
+            self._on_problem("disk", str(error), "")
+            answer = Answer(False, "disk")
+        finally:
+            self.flights.land(flight, answer)
+
+    async def _first_that_works(self, flight: Flight) -> Answer:
+        """Ask the remotes in order; the last word on a miss is the most uncertain one."""
+        reason = "not-on-remotes"
+        for source in self._sources:
+            if self._is_refused(source.remote.name, flight.name):
+                reason = "refused"
+                continue
+            try:
+                if await source.catalog.holds(*flight.name):
+                    flight.found, flight.remote = True, source.remote.name
+                    async with self._slots:
+                        return await self._fetch(flight, source)
+            except RemoteUnavailable as error:
+                log.info("fetch of %s: remote %s: %s", flight.name, source.remote.name, error)
+                reason = "remote-unavailable"
+            except EntryRefused as error:
+                log.warning("refused %s from remote %s: %s", flight.name, source.remote.name, error)
+                self._metrics.refused.labels(source.remote.name, error.reason).inc()
+                self._refused[source.remote.name, flight.name] = self._clock() + _REFUSED_FOR_S
+                reason = "refused"
+            except _Gone:
+                source.catalog.forget(*flight.name)
+        return Answer(False, reason)
+
+    async def _fetch(self, flight: Flight, source: Source) -> Answer:
+        try:
+            entry = await asyncio.wait_for(source.remote.describe(flight.name), _DESCRIBE_LIMIT_S)
+        except asyncio.TimeoutError:
+            raise RemoteUnavailable("timeout") from None
+        if entry is None:
+            raise _Gone
+        flight.total_bytes = entry.size_bytes
+        if entry.provenance is not None and entry.provenance.compile_s is not None:
+            flight.give_up_s = min(LONGEST_WAIT_S, max(entry.provenance.compile_s, self._stall_s))
+        staged = await self._in_worker(self._root.new_folder, "fetch")
+        keep = False
+        try:
+            digests = await self._download(flight, source.remote, entry, staged)
+            for oddity in await self._in_worker(verify.check, entry, staged, digests):
+                self._metrics.suspicious.labels(oddity).inc()
+            points.reached("entry-staged")
+            await self._in_worker(self._note_origin, entry, staged, digests, source.remote.name)
+            points.reached("index-written")
+            waiting = _Waiting(staged, source.remote.name, entry.size_bytes)
+            placement = await self._in_worker(self._place, flight.name, staged, bool(flight.holders))
+            if placement is Placement.LOCKED:
+                keep = True
+                self._waiting[flight.name] = waiting
+                return Answer(False, "locked")
+            self._count(placement, waiting)
+            return Answer(True, source=source.remote.name if placement is Placement.PLACED else "local")
+        finally:
+            if not keep:
+                await self._in_worker(fsops.remove_tree, staged)
+
+    async def _download(
+        self, flight: Flight, remote: Remote, entry: RemoteEntry, staged: Path
+    ) -> Mapping[str, FileDigest]:
+        """Download, given up when no byte arrives for the stall limit."""
+        flight.own_bytes = 0
+        transfer = self._tasks.start(
+            remote.download(entry, staged, lambda count: self.flights.moved(flight, count)),
+            name=f"download-{flight.name.key}",
+            watched=True,
+        )
+        seen_bytes, seen_at = 0, self._clock()
+        try:
+            while True:
+                finished, _ = await asyncio.wait({transfer}, timeout=_STALL_CHECK_S)
+                if finished:
+                    digests: Mapping[str, FileDigest] = transfer.result()
+                    return digests
+                if flight.own_bytes != seen_bytes:
+                    seen_bytes, seen_at = flight.own_bytes, self._clock()
+                elif self._clock() - seen_at > self._stall_s:
+                    raise RemoteUnavailable("stalled", f"no byte in {self._stall_s:g} s")
+        finally:
+            transfer.cancel()
+
+    def _note_origin(self, entry: RemoteEntry, staged: Path, digests: Mapping[str, FileDigest], remote: str) -> None:
+        """Before the ready mark appears: what is placed now must never be taken for our own work."""
+        facts = (staged / (xla.NEFF + PART_SUFFIX)).stat()
+        neff = FileFacts(facts.st_size, facts.st_mtime_ns, facts.st_ino, facts.st_uid, facts.st_gid)
+        compile_s = entry.provenance.compile_s if entry.provenance else None
+        self._index.note_blocking(self._root.path, entry.name, index.from_remote(remote), neff, digests, compile_s)
+
+    def _place(self, name: ModuleName, staged: Path, asker_holds_lock: bool) -> Placement:
+        placement = self._placer.place(name, staged, asker_holds_lock=asker_holds_lock)
+        if placement is not Placement.LOCKED:
+            fsops.remove_tree(staged)
+        return placement
+
+    def _count(self, placement: Placement, entry: _Waiting) -> None:
+        if placement is Placement.PLACED:
+            self._metrics.fetched_entries.labels(entry.source).inc()
+            self._metrics.fetched_bytes.labels(entry.source).inc(entry.size_bytes)
+
+    def _is_refused(self, remote: str, name: ModuleName) -> bool:
+        until = self._refused.get((remote, name))
+        if until is None:
+            return False
+        if self._clock() < until:
+            return True
+        del self._refused[remote, name]
+        return False
+
+    async def _in_worker(self, work: Callable[..., _T], *args: object) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._workers, work, *args)
+
+
+class _Gone(Exception):
+    """The remote no longer holds what its listing said."""

@@ -1,0 +1,1 @@
+"""How frameworks store compiled entries on disk."""

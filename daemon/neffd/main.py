@@ -1,0 +1,75 @@
+"""The `neffd` command: read the configuration, run the daemon, report errors a person can act on."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from neff._version import __version__
+
+_THREADS_END_S = 1.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit code (0 ended as asked, 1 failed, 2 bad configuration or usage)."""
+    options = _parser().parse_args(arguments)
+    try:
+        from neffd import config as configuration
+        from neffd.errors import NeffdError
+    except ImportError as error:
+        print(f"neffd: {error.name} is missing; hint: pip install 'neffd[daemon]'", file=sys.stderr)
+        return 1
+    try:
+        config = configuration.load(options.config)
+        if options.check_config:
+            print(configuration.render(config), end="")
+            return 0
+        return _run(config)
+    except NeffdError as error:
+        print(f"neffd: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _run(config: object) -> int:
+    from neffd.config import Config
+    from neffd.service import Service, run_service, threads_left
+
+    assert isinstance(config, Config)
+    logging.basicConfig(
+        level=config.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True
+    )
+
+    def listen_for_signals(service: Service) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, service.stop)
+
+    code = run_service(config, listen_for_signals)
+    stuck = threads_left(_THREADS_END_S)
+    if stuck:
+        # A thread in a dead file system cannot be ended; all that is durable is closed already.
+        logging.getLogger(__name__).warning("leaving threads behind: %s", ", ".join(stuck))
+        logging.shutdown()
+        os._exit(code)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="neffd",
+        description="The Neuron compile cache as a service on this host.",
+        epilog="Example: neffd --config /etc/neffd.yaml",
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML file; config.example.yaml documents every key"
+    )
+    parser.add_argument(
+        "--check-config", action="store_true", help="print the configuration in effect, and start nothing"
+    )
+    parser.add_argument("--version", action="version", version=f"neffd {__version__}")
+    return parser

@@ -1,0 +1,1 @@
+"""From a ready entry in the cache directory to a confirmed one on the remotes."""

@@ -1,0 +1,92 @@
+"""When to send what waits, and how much of it at once: a plain object with an injected clock; no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Item:
+    """One journal row as the batcher sees it."""
+
+    id: int
+    size_bytes: int
+    file_count: int
+    queued_at: float = 0.0  # unix time, for people; decisions use the clock
+
+
+@dataclass(frozen=True)
+class Limits:
+    """A batch goes when nothing new came for `quiet_s`, when its oldest item is `max_delay_s` old, or when it is full.
+
+    `max_bytes` and `max_files` bound a batch; a single larger item is a batch of its own.
+    """
+
+    quiet_s: float
+    max_delay_s: float
+    max_bytes: int
+    max_files: int
+
+
+class Batcher:
+    """Collects items of one remote into batches, oldest first."""
+
+    def __init__(self, limits: Limits, clock: Callable[[], float]) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._waiting: dict[int, tuple[Item, float]] = {}
+        self._newest_at = clock()
+        self._flush = False
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, item: Item) -> None:
+        """Queue an item; one that is queued already keeps its place."""
+        now = self._clock()
+        if item.id not in self._waiting:
+            self._waiting[item.id] = (item, now)
+            self._newest_at = now
+
+    @property
+    def oldest_queued_at(self) -> float | None:
+        """When the oldest item was journaled (unix time)."""
+        return min((item.queued_at for item, _ in self._waiting.values()), default=None)
+
+    def flush(self) -> None:
+        """Send everything that waits now without its quiet time."""
+        self._flush = bool(self._waiting)
+
+    @property
+    def due_in_s(self) -> float | None:
+        """Seconds until a batch is due; 0 if one is; None while nothing waits."""
+        if not self._waiting:
+            return None
+        if self._flush or self._is_full():
+            return 0.0
+        oldest_at = next(iter(self._waiting.values()))[1]
+        due_at = min(self._newest_at + self._limits.quiet_s, oldest_at + self._limits.max_delay_s)
+        return max(0.0, due_at - self._clock())
+
+    def take(self) -> list[Item]:
+        """Remove and return the next batch: within the limits, but at least one item."""
+        batch: list[Item] = []
+        size_bytes = file_count = 0
+        for item, _ in list(self._waiting.values()):
+            size_bytes += item.size_bytes
+            file_count += item.file_count
+            if batch and (size_bytes > self._limits.max_bytes or file_count > self._limits.max_files):
+                break
+            batch.append(item)
+            del self._waiting[item.id]
+        if not self._waiting:
+            self._flush = False
+        return batch
+
+    def _is_full(self) -> bool:
+        items = [item for item, _ in self._waiting.values()]
+        return (
+            sum(item.size_bytes for item in items) >= self._limits.max_bytes
+            or sum(item.file_count for item in items) >= self._limits.max_files
+        )

@@ -1,0 +1,191 @@
+"""The durable queue of entries that still have to reach a remote.
+
+An entry is in it from the moment it was taken (its files pinned, its digests known) until every remote that it is
+meant for has confirmed it. A delivery that cannot succeed is parked with a reason, never dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from neff.keys import ModuleName
+from neffd import points
+from neffd.publish.batch import Item
+from neffd.remotes import provenance
+from neffd.remotes.base import OutgoingEntry
+from neffd.remotes.provenance import Provenance
+from neffd.store import fsops
+from neffd.store.database import Database
+from neffd.store.index import EXISTING, Index
+from neffd.store.root import FileFacts
+
+
+@dataclass(frozen=True)
+class Taken:
+    """An own entry, read and pinned: what the journal needs to know of it."""
+
+    root: Path
+    name: ModuleName
+    folder: Path
+    provenance: Provenance
+    neff: FileFacts
+    origin: str
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(digest.size_bytes for digest in self.provenance.files.values())
+
+
+@dataclass(frozen=True)
+class Parked:
+    """A delivery that waits for a person, and why."""
+
+    name: ModuleName
+    remote: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One open delivery with what is needed to make it."""
+
+    item: Item
+    entry: OutgoingEntry
+    existing: bool
+
+
+class Journal:
+    """Open deliveries, durable in the database."""
+
+    def __init__(self, database: Database, known: Index) -> None:
+        self._database = database
+        self._index = known
+
+    def insert_blocking(self, taken: Taken, remotes: Collection[str]) -> Item:
+        """Note an entry and whom it is for, in one transaction; returns its item."""
+        provenance_bytes = taken.provenance.encode()
+        file_count = len(taken.provenance.files) + 1  # and neffd.json
+        queued_at = time.time()
+
+        def write(connection: sqlite3.Connection) -> int:
+            cursor = connection.execute(
+                "INSERT INTO outbox"
+                " (root, namespace, key, folder, provenance, size_bytes, file_count, existing, queued_at)"
+                " VALUES (?,?,?,?,?,?,?,?,?)",
+                (
+                    str(taken.root),
+                    *taken.name,
+                    str(taken.folder),
+                    provenance_bytes,
+                    taken.size_bytes,
+                    file_count,
+                    taken.origin == EXISTING,
+                    queued_at,
+                ),
+            )
+            number = cursor.lastrowid
+            assert number is not None
+            connection.executemany(
+                "INSERT INTO deliveries VALUES (?, ?, NULL)", [(number, remote) for remote in remotes]
+            )
+            files, compile_s = taken.provenance.files, taken.provenance.compile_s
+            self._index.insert(
+                connection, taken.root, taken.name, taken.origin, taken.neff, files, compile_s, was_taken=True
+            )
+            return number
+
+        number = self._database.run_blocking(write)
+        points.reached("journal-inserted")
+        return Item(number, taken.size_bytes, file_count, queued_at)
+
+    async def open_items(self, remote: str) -> list[Item]:
+        """Everything that waits for `remote`, oldest first, without what is parked."""
+        query = (
+            "SELECT id, size_bytes, file_count, queued_at FROM outbox JOIN deliveries ON outbox_id = id"
+            " WHERE remote = ? AND parked_reason IS NULL ORDER BY id"
+        )
+        return await self._database.run(lambda connection: [Item(*row) for row in connection.execute(query, (remote,))])
+
+    async def load(self, items: Sequence[Item], remote: str) -> list[Row]:
+        """The rows of `items` that are still open for `remote`."""
+        query = (
+            "SELECT namespace, key, folder, provenance, existing FROM outbox JOIN deliveries ON outbox_id = id"
+            " WHERE id = ? AND remote = ? AND parked_reason IS NULL"
+        )
+
+        def read(connection: sqlite3.Connection) -> list[Row]:
+            rows = []
+            for item in items:
+                found = connection.execute(query, (item.id, remote)).fetchone()
+                described = provenance.parse(found[3]) if found else None
+                if described is not None:
+                    entry = OutgoingEntry(ModuleName(found[0], found[1]), Path(found[2]), described)
+                    rows.append(Row(item, entry, bool(found[4])))
+            return rows
+
+        return await self._database.run(read)
+
+    async def close(self, item: Item, remote: str) -> None:
+        """`remote` has confirmed the entry; when it was the last one, the row goes, then its pinned files."""
+
+        def write(connection: sqlite3.Connection) -> str | None:
+            connection.execute("DELETE FROM deliveries WHERE outbox_id = ? AND remote = ?", (item.id, remote))
+            done = connection.execute(
+                "DELETE FROM outbox WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM deliveries WHERE outbox_id = ?1)"
+                " RETURNING folder",
+                (item.id,),
+            ).fetchone()
+            return done[0] if done else None
+
+        folder = await self._database.run(write)
+        points.reached("journal-deleted")
+        if folder is not None:
+            await asyncio.to_thread(fsops.remove_tree, Path(folder))
+
+    async def park(self, item: Item, remote: str, reason: str) -> None:
+        """Keep the delivery, out of the queue, until a person acts or its cause goes."""
+        await self._database.run(
+            lambda connection: connection.execute(
+                "UPDATE deliveries SET parked_reason = ? WHERE outbox_id = ? AND remote = ?", (reason, item.id, remote)
+            )
+        )
+
+    async def unpark(self, remote: str, reasons: Collection[str]) -> None:
+        """Queue again what was parked at `remote` for one of `reasons`."""
+        marks = ",".join("?" * len(reasons))
+        await self._database.run(
+            lambda connection: connection.execute(
+                f"UPDATE deliveries SET parked_reason = NULL WHERE remote = ? AND parked_reason IN ({marks})",
+                (remote, *reasons),
+            )
+        )
+
+    async def parked(self, remote: str) -> dict[int, Parked]:
+        """Every delivery parked at `remote`, by row."""
+        query = (
+            "SELECT id, namespace, key, parked_reason FROM outbox JOIN deliveries ON outbox_id = id"
+            " WHERE remote = ? AND parked_reason IS NOT NULL ORDER BY id"
+        )
+        return await self._database.run(
+            lambda connection: {
+                number: Parked(ModuleName(namespace, key), remote, reason)
+                for number, namespace, key, reason in connection.execute(query, (remote,))
+            }
+        )
+
+    async def remotes(self) -> set[str]:
+        """Every remote that rows are meant for, configured or not."""
+        return await self._database.run(
+            lambda connection: {remote for (remote,) in connection.execute("SELECT DISTINCT remote FROM deliveries")}
+        )
+
+    def folders_blocking(self) -> set[Path]:
+        """Folders of pinned files that rows refer to."""
+        return self._database.run_blocking(
+            lambda connection: {Path(folder) for (folder,) in connection.execute("SELECT folder FROM outbox")}
+        )

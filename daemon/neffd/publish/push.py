@@ -1,0 +1,210 @@
+"""Carrying journal rows to one remote, in batches, until it has confirmed them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+
+from neffd import points
+from neffd.metrics import Metrics
+from neffd.publish.batch import Batcher, Item, Limits
+from neffd.publish.journal import Journal, Parked, Row
+from neffd.remotes.base import Access, EntryFailed, PublishResult, Remote, RemoteUnavailable
+from neffd.retry import Backoff
+
+log = logging.getLogger(__name__)
+
+# Parked for one of these, an entry goes again once the remote is private or allowed to be public.
+_CAUSED_BY_ACCESS = ("public-repo",)
+_READ_ONLY_RECHECK_S = 300.0
+_PUBLISH_LIMIT_S = 600.0
+
+
+class Pusher:
+    """One remote's side of the journal.
+
+    Args:
+        allow_public: whether a remote that anybody can read may receive entries.
+        existing: what to do with entries from before the first start: `never`, `private-only` or `always`.
+    """
+
+    def __init__(
+        self,
+        remote: Remote,
+        journal: Journal,
+        metrics: Metrics,
+        limits: Limits,
+        *,
+        allow_public: bool,
+        existing: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._remote = remote
+        self._journal = journal
+        self._metrics = metrics
+        self._batcher = Batcher(limits, clock)
+        self._allow_public = allow_public
+        self._existing = existing
+        self._backoff = Backoff(1.0, 60.0, clock)
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._in_flight = 0
+        self.access: Access | None = None
+        self.trouble: str | None = None
+        self.parked: dict[int, Parked] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Entries queued or under way."""
+        return len(self._batcher) + self._in_flight
+
+    @property
+    def oldest_s(self) -> float | None:
+        """Age of the oldest entry that waits, by the wall clock."""
+        oldest_at = self._batcher.oldest_queued_at
+        return None if oldest_at is None else max(0.0, time.time() - oldest_at)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a batch is on its way."""
+        return self._in_flight > 0
+
+    def add(self, item: Item) -> None:
+        """Queue an entry that the journal holds for this remote."""
+        self._batcher.add(item)
+        self._note_load()
+        self._wake.set()
+
+    def flush(self) -> None:
+        """Send what waits without its quiet time."""
+        self._batcher.flush()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Push until cancelled; first what an earlier life left."""
+        self.parked = await self._journal.parked(self._remote.name)
+        await self._queue_open_items()
+        with contextlib.suppress(RemoteUnavailable):
+            self.access = await self._remote.access()
+        while True:
+            await self._wait_until_due()
+            try:
+                await self._check_access()
+                await self._push_batch()
+            except RemoteUnavailable as error:
+                self._failed(error)
+
+    async def _unpark_what_may_go(self) -> None:
+        """What was parked because anybody could read the remote."""
+        if self._is_public and not self._allow_public:
+            return
+        if not any(kept.reason in _CAUSED_BY_ACCESS for kept in self.parked.values()):
+            return
+        await self._journal.unpark(self._remote.name, _CAUSED_BY_ACCESS)
+        self.parked = {number: kept for number, kept in self.parked.items() if kept.reason not in _CAUSED_BY_ACCESS}
+        await self._queue_open_items()
+
+    async def _queue_open_items(self) -> None:
+        for item in await self._journal.open_items(self._remote.name):
+            self._batcher.add(item)
+        self._note_load()
+
+    async def _wait_until_due(self) -> None:
+        while True:
+            due_in_s = self._batcher.due_in_s
+            if due_in_s is not None:
+                due_in_s = max(due_in_s, self._backoff.wait_s)
+                if due_in_s == 0:
+                    return
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), due_in_s)
+            self._wake.clear()
+
+    async def _check_access(self) -> None:
+        """Find out what we may do, again after a failure; raises RemoteUnavailable where we may not write."""
+        if self.access is None or self.trouble is not None:
+            self.access = await self._remote.access()
+        if not self.access.can_write:
+            reason = self.access.reason or "no-write-access"
+            raise RemoteUnavailable(reason, retry_after_s=_READ_ONLY_RECHECK_S)
+        await self._unpark_what_may_go()
+
+    async def _push_batch(self) -> None:
+        items = self._batcher.take()
+        self._in_flight = len(items)
+        try:
+            rows = await self._journal.load(items, self._remote.name)
+            wanted = [row for row in rows if not await self._parked_by_policy(row)]
+            if wanted:
+                outcomes = await self._publish(wanted)
+                settled = [await self._settle(row, outcome) for row, outcome in zip(wanted, outcomes, strict=True)]
+                if not all(settled):
+                    raise RemoteUnavailable("entries-to-retry")
+        except BaseException:
+            for item in items:
+                self._batcher.add(item)  # what the journal has closed meanwhile is left out next time
+            raise
+        finally:
+            self._in_flight = 0
+            self._note_load()
+        self.trouble = None
+        self._backoff.succeeded()
+
+    async def _publish(self, rows: list[Row]) -> list[PublishResult | EntryFailed]:
+        try:
+            outcomes = await asyncio.wait_for(self._remote.publish([row.entry for row in rows]), _PUBLISH_LIMIT_S)
+        except asyncio.TimeoutError:
+            raise RemoteUnavailable("timeout") from None
+        points.reached("before-confirmation")
+        return outcomes
+
+    async def _settle(self, row: Row, outcome: PublishResult | EntryFailed) -> bool:
+        """Write one outcome down; false if the entry has to be tried again."""
+        remote = self._remote.name
+        if isinstance(outcome, EntryFailed):
+            if outcome.permanent:
+                await self._park(row, outcome.reason)
+            return outcome.permanent
+        points.reached("after-confirmation")
+        await self._journal.close(row.item, remote)
+        if outcome is PublishResult.STORED:
+            self._metrics.published_entries.labels(remote).inc()
+            self._metrics.published_bytes.labels(remote).inc(row.item.size_bytes)
+        else:
+            self._metrics.already_there.labels(remote).inc()
+        log.info("%s to %s: %s", row.entry.name, remote, outcome.value)
+        return True
+
+    @property
+    def _is_public(self) -> bool:
+        """Unknown counts as public: what was pushed to everybody cannot be taken back."""
+        return self.access is None or self.access.public is not False
+
+    async def _parked_by_policy(self, row: Row) -> bool:
+        """Rule 5: nothing to a public remote unless it was allowed; old entries as configured."""
+        reason = ""
+        if self._is_public and not self._allow_public:
+            reason = "public-repo"
+        elif row.existing and self._is_public and self._existing == "private-only":
+            reason = "existing-on-public"
+        if reason:
+            await self._park(row, reason)
+        return bool(reason)
+
+    async def _park(self, row: Row, reason: str) -> None:
+        log.warning("%s is parked for %s: %s", row.entry.name, self._remote.name, reason)
+        await self._journal.park(row.item, self._remote.name, reason)
+        self.parked[row.item.id] = Parked(row.entry.name, self._remote.name, reason)
+
+    def _failed(self, error: RemoteUnavailable) -> None:
+        if self.trouble != error.reason:
+            log.warning("pushing to %s: %s", self._remote.name, error)
+        self.trouble = error.reason
+        self._backoff.failed(error.retry_after_s)
+        self._metrics.remote_failures.labels(self._remote.name, error.reason).inc()
+
+    def _note_load(self) -> None:
+        self._metrics.journal_waiting.labels(self._remote.name).set(self.waiting)

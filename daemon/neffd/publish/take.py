@@ -1,0 +1,115 @@
+"""Taking a ready entry for upload: whose it is, its files pinned, its digests read. Blocking, on worker threads."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from neff.keys import ModuleName
+from neffd import points
+from neffd.layouts import xla
+from neffd.publish.journal import Taken
+from neffd.remotes.provenance import FileDigest, Provenance
+from neffd.store import fsops, sharing
+from neffd.store.root import PART_SUFFIX, CacheRoot, FileFacts, Inspection
+from neffd.store.sharing import CannotShare
+
+
+class NotTaken(Exception):
+    """An entry that is ready but not ours to push (now).
+
+    Args:
+        reason: short kebab-case code: `untrusted-owner`, `changing`, `gone`.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(detail or reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whose files are pushed with the daemon's token: anybody else's could put code on every accelerator."""
+
+    uids: frozenset[int]
+    gids: frozenset[int]
+
+    @classmethod
+    def of(cls, root: Path, uids: Collection[int] | None, gids: Collection[int] | None) -> Trust:
+        """The configured ids; where none are, the owner of `root` and root, and the daemon's group."""
+        return cls(
+            frozenset(uids) if uids is not None else frozenset({0, root.stat().st_uid}),
+            frozenset(gids) if gids is not None else frozenset({os.getegid()}),
+        )
+
+    def covers(self, file: FileFacts) -> bool:
+        return file.uid in self.uids or file.gid in self.gids
+
+
+def take(root: CacheRoot, name: ModuleName, looks: Inspection, trust: Trust, *, origin: str) -> Taken:
+    """Pin and read an entry that has settled.
+
+    Args:
+        looks: the entry as it was seen to be settled; it must still look so afterwards.
+        origin: as the index calls it.
+
+    Raises NotTaken, CannotShare where the daemon may not read the files, and OSError.
+    """
+    neff = looks.neff
+    if looks.state is not xla.State.READY or neff is None:
+        raise NotTaken("changing")
+    strangers = sorted(file for file, facts in looks.files.items() if not trust.covers(facts))
+    if strangers:
+        raise NotTaken("untrusted-owner", f"{strangers[0]} belongs to uid {looks.files[strangers[0]].uid}")
+    folder = root.new_folder("outbox")
+    try:
+        digests = {file: _pin(root.entry(name) / file, folder / (file + PART_SUFFIX)) for file in looks.files}
+        if root.inspect(name) != looks:
+            raise NotTaken("changing")
+        fsops.sync_directory(folder)
+    except FileNotFoundError:
+        fsops.remove_tree(folder)
+        raise NotTaken("gone") from None
+    except BaseException:
+        fsops.remove_tree(folder)
+        raise
+    points.reached("entry-pinned")
+    described = Provenance(digests, _compile_s(looks))
+    return Taken(root.path, name, folder, described, neff, origin)
+
+
+def _pin(source: Path, target: Path) -> FileDigest:
+    """Link a file, or copy it where a link is not possible or not allowed, and read it once."""
+    try:
+        if not stat.S_ISREG(source.lstat().st_mode):
+            raise NotTaken("changing")
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except FileNotFoundError:
+            raise
+        except OSError:  # no hard links here, or protected_hardlinks
+            return FileDigest(*fsops.copy_hashed(source, target))
+        digest = FileDigest(*fsops.hash_file(target))
+        _sync_file(target)
+        return digest
+    except PermissionError as error:
+        raise CannotShare(f"{source}: {error.strerror}", sharing.share_command(source.parent.parent.parent)) from None
+
+
+def _sync_file(path: Path) -> None:
+    fd = fsops.open_regular(path)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _compile_s(looks: Inspection) -> float | None:
+    """Seconds from the inputs, written before the compile, to the NEFF, written after it."""
+    inputs = [facts.mtime_ns for file, facts in looks.files.items() if file in xla.INPUTS]
+    if looks.neff is None or not inputs:
+        return None
+    return max(0.0, round((looks.neff.mtime_ns - min(inputs)) / 1e9, 3))

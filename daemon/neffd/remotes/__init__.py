@@ -1,0 +1,1 @@
+"""Places where entries are shared; one module a kind, behind the interface in `base`."""

@@ -1,0 +1,148 @@
+"""The interface of a remote, and the outcomes it may have.
+
+- found: a `RemoteEntry`;
+- missing: None, which only the remote itself may say, and which may be remembered;
+- unavailable: `RemoteUnavailable`, nobody knows, ask again later.
+
+The catalog and the fetcher build on these three alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+from neff.keys import ModuleName
+from neffd.remotes.provenance import FileDigest, Provenance
+
+
+class RemoteUnavailable(Exception):
+    """The remote could not answer; says nothing about what it holds.
+
+    Args:
+        reason: short kebab-case code for status and metrics, such as `unreachable` or `rate-limited`.
+        detail: one line for a log.
+        retry_after_s: how long the remote asked us to wait, if it did.
+    """
+
+    def __init__(self, reason: str, detail: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+class EntryRefused(Exception):
+    """The remote's copy of an entry must not be used.
+
+    Args:
+        reason: short kebab-case code, such as `digest-mismatch`.
+        detail: one line for a log.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file of an entry as the remote lists it; `sha256` where the remote itself states one."""
+
+    name: str
+    size_bytes: int
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class RemoteEntry:
+    """A ready entry on a remote. `revision` is what all its files must come from (a commit), or empty."""
+
+    name: ModuleName
+    files: tuple[RemoteFile, ...]
+    revision: str = ""
+    provenance: Provenance | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size_bytes for file in self.files)
+
+
+@dataclass(frozen=True)
+class OutgoingEntry:
+    """An entry to share: `directory` holds the pinned files that `provenance` describes."""
+
+    name: ModuleName
+    directory: Path
+    provenance: Provenance
+
+
+class PublishResult(str, Enum):
+    """What became of one outgoing entry; every one of these closes its journal row."""
+
+    STORED = "stored"
+    ALREADY_THERE = "already-there"
+
+
+@dataclass(frozen=True)
+class EntryFailed:
+    """This one entry was not published, whatever became of the others of its batch.
+
+    A `permanent` failure parks the entry; any other is tried again later.
+    """
+
+    reason: str
+    permanent: bool = True
+
+
+@dataclass(frozen=True)
+class Access:
+    """What we may do on a remote. `public` is None while unknown; `reason` says why writing is not possible."""
+
+    can_write: bool
+    public: bool | None
+    reason: str = ""
+
+
+class Remote(Protocol):
+    """A place where entries are shared. Every method may raise RemoteUnavailable."""
+
+    @property
+    def name(self) -> str:
+        """The configured name, unique on this host."""
+
+    async def access(self) -> Access:
+        """Find out, without harm, what we may do."""
+
+    async def version(self, namespace: str) -> Hashable:
+        """A value that changes whenever the namespace's keys may have changed; cheap."""
+
+    async def keys(self, namespace: str) -> frozenset[str]:
+        """Module keys of the ready entries in `namespace`; empty if the remote has no such namespace."""
+
+    async def namespaces(self) -> list[str]:
+        """The compiler versions that the remote holds entries of."""
+
+    async def describe(self, name: ModuleName) -> RemoteEntry | None:
+        """The entry's files at one revision, or None if the remote says there is no ready entry."""
+
+    async def download(
+        self, entry: RemoteEntry, directory: Path, progress: Callable[[int], None]
+    ) -> dict[str, FileDigest]:
+        """Write the entry's files into `directory`, each under its name with PART_SUFFIX, synced to disk.
+
+        Calls `progress`, from any thread, with each number of bytes that arrived. Returns what was written of every
+        file. Raises EntryRefused if the copy is not what the remote states.
+        """
+
+    async def publish(self, entries: Sequence[OutgoingEntry]) -> list[PublishResult | EntryFailed]:
+        """Share `entries` as one batch; returns one outcome for each, in order.
+
+        An entry that is there already with the same NEFF gains the files it lacks (`stored`); with another NEFF it
+        stays as it is (`already-there`). When this raises, any of the entries may or may not have arrived.
+        """
+
+    async def close(self) -> None:
+        """Let go of connections and threads."""

@@ -1,0 +1,271 @@
+"""A directory as a remote: a shared mount, laid out like the cache directory itself.
+
+An entry appears whole: staged beside, renamed in, ready mark last. No hard links, no locks, no assumption that other
+hosts are alive. All file access is in threads of its own, since a shared mount may hang.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import secrets
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from neff import keys
+from neff.keys import ModuleName
+from neffd.layouts import xla
+from neffd.remotes import provenance
+from neffd.remotes.base import (
+    Access,
+    EntryFailed,
+    EntryRefused,
+    OutgoingEntry,
+    PublishResult,
+    RemoteEntry,
+    RemoteFile,
+    RemoteUnavailable,
+)
+from neffd.remotes.provenance import FileDigest, Provenance
+from neffd.store import fsops, sharing
+from neffd.store.root import PART_SUFFIX
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_STAGING = ".neffd-staging"
+_THREADS = 8
+# A folder without its ready mark that nobody touched for this long was left by a writer that died.
+_ABANDONED_S = 300.0
+
+
+class DirectoryRemote:
+    """See `neffd.remotes.base.Remote`. `root` must exist; its owner decides who may write."""
+
+    def __init__(self, name: str, root: Path) -> None:
+        self.name = name
+        self._root = root
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"neffd-remote-{name}")
+        self._ready: dict[str, set[str]] = {}
+
+    async def access(self) -> Access:
+        return await self._in_thread(self._access)
+
+    async def version(self, namespace: str) -> Hashable:
+        return await self._in_thread(self._version, namespace)
+
+    async def keys(self, namespace: str) -> frozenset[str]:
+        return await self._in_thread(self._keys, namespace)
+
+    async def namespaces(self) -> list[str]:
+        return await self._in_thread(lambda: list(self._folders(self._root, keys.is_namespace)))
+
+    async def describe(self, name: ModuleName) -> RemoteEntry | None:
+        return await self._in_thread(self._describe, name)
+
+    async def download(
+        self, entry: RemoteEntry, directory: Path, progress: Callable[[int], None]
+    ) -> dict[str, FileDigest]:
+        return await self._in_thread(self._download, entry, directory, progress)
+
+    async def publish(self, entries: Sequence[OutgoingEntry]) -> list[PublishResult | EntryFailed]:
+        return await self._in_thread(lambda: [self._publish(entry) for entry in entries])
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await asyncio.wrap_future(self._threads.submit(work, *args, **kwargs))
+        except OSError as error:
+            raise _unavailable(error) from error
+
+    def _access(self) -> Access:
+        self._check_root()
+        if not os.access(self._root, os.W_OK | os.X_OK, effective_ids=True):
+            return Access(can_write=False, public=False, reason="no-write-access")
+        if os.statvfs(self._root).f_flag & os.ST_RDONLY:
+            return Access(can_write=False, public=False, reason="read-only-file-system")
+        return Access(can_write=True, public=False)
+
+    def _check_root(self) -> None:
+        if not self._root.is_dir():
+            raise RemoteUnavailable("no-directory", f"{self._root} is not there")
+
+    def _version(self, namespace: str) -> Hashable:
+        self._check_root()
+        try:
+            facts = (self._root / namespace).stat()
+        except FileNotFoundError:
+            return None
+        # Two changes within one tick of the clock look like one: a young folder is never "unchanged".
+        is_young = time.time_ns() - facts.st_mtime_ns < 2_000_000_000
+        return (facts.st_ino, facts.st_mtime_ns, facts.st_nlink, time.monotonic_ns() if is_young else 0)
+
+    def _keys(self, namespace: str) -> frozenset[str]:
+        present = set(self._folders(self._root / namespace, keys.is_module_key))
+        known = self._ready.get(namespace, set()) & present
+        mark = keys.ready_mark(namespace)
+        known |= {key for key in present - known if self._is_ready(self._root / namespace / key, mark)}
+        self._ready[namespace] = known
+        return frozenset(known)
+
+    def _describe(self, name: ModuleName) -> RemoteEntry | None:
+        self._check_root()
+        folder = self._root / name.namespace / name.key
+        if not self._is_ready(folder, keys.ready_mark(name.namespace)):
+            return None
+        files = tuple(
+            RemoteFile(item.name, item.stat(follow_symlinks=False).st_size)
+            for item in sorted(os.scandir(folder), key=lambda item: item.name)
+            if item.name in xla.SHARED and item.is_file(follow_symlinks=False)
+        )
+        return RemoteEntry(name, files, provenance=_read_provenance(folder))
+
+    def _download(self, entry: RemoteEntry, directory: Path, progress: Callable[[int], None]) -> dict[str, FileDigest]:
+        folder = self._root / entry.name.namespace / entry.name.key
+        digests: dict[str, FileDigest] = {}
+        for file in entry.files:
+            target = directory / (file.name + PART_SUFFIX)
+            try:
+                digests[file.name] = FileDigest(*fsops.copy_hashed(folder / file.name, target, progress))
+            except FileNotFoundError:
+                raise EntryRefused("changed", f"{file.name} went away") from None
+            except OSError as error:
+                if error.errno in (errno.ELOOP, errno.EINVAL):
+                    raise EntryRefused("not-a-file", f"{file.name} is no regular file") from None
+                raise
+        return digests
+
+    def _publish(self, entry: OutgoingEntry) -> PublishResult | EntryFailed:
+        self._check_root()
+        namespace = self._root / entry.name.namespace
+        if not namespace.is_dir():
+            with contextlib.suppress(FileExistsError):
+                namespace.mkdir()
+                sharing.inherit(namespace, self._root)
+        target = namespace / entry.name.key
+        mark = keys.ready_mark(entry.name.namespace)
+        if target.exists() and not self._is_ready(target, mark):
+            self._clear_abandoned(target)
+        if target.exists():
+            return self._complete(entry, target, mark)
+        return self._publish_new(entry, target, mark)
+
+    def _publish_new(self, entry: OutgoingEntry, target: Path, mark: str) -> PublishResult | EntryFailed:
+        draft = self._root / _STAGING / secrets.token_hex(8)
+        draft.mkdir(parents=True)
+        try:
+            for file in entry.provenance.files:
+                _copy_checked(entry, file, draft / file)
+            fsops.write_synced(draft / provenance.FILE_NAME, entry.provenance.encode())
+            sharing.inherit(draft, target.parent)
+            held_back = draft.with_suffix(".mark")
+            (draft / mark).rename(held_back)
+            fsops.sync_directory(draft)
+            try:
+                fsops.rename_exclusive(draft, target)
+                held_back.rename(target / mark)
+            except FileExistsError:
+                return self._complete(entry, target, mark)
+            finally:
+                held_back.unlink(missing_ok=True)
+            fsops.sync_directory(target)
+            fsops.sync_directory(target.parent)
+            return PublishResult.STORED
+        except EntryRefused as error:
+            return EntryFailed(error.reason)
+        finally:
+            fsops.remove_tree(draft)
+
+    def _complete(self, entry: OutgoingEntry, target: Path, mark: str) -> PublishResult | EntryFailed:
+        """The entry is there: with our NEFF it gains what it lacks, else it stays the other host's."""
+        ours = entry.provenance.files
+        theirs = _neff_digest(target)
+        if theirs != ours[xla.NEFF].sha256:
+            if self._is_ready(target, mark):
+                return PublishResult.ALREADY_THERE
+            return EntryFailed("being-written", permanent=False)  # by another host, or one that died: see _ABANDONED_S
+        missing = [file for file in ours if file != mark and not (target / file).exists()]
+        missing += [mark] if not (target / mark).exists() else []
+        draft = self._root / _STAGING / secrets.token_hex(8)
+        draft.mkdir(parents=True)
+        try:
+            for file in missing:
+                _copy_checked(entry, file, draft / file)
+            merged = _merge(_read_provenance(target), entry.provenance)
+            fsops.write_synced(draft / provenance.FILE_NAME, merged.encode())
+            sharing.inherit(draft, target)
+            for file in [provenance.FILE_NAME, *missing]:
+                (draft / file).rename(target / file)
+            fsops.sync_directory(target)
+            return PublishResult.STORED
+        except EntryRefused as error:
+            return EntryFailed(error.reason)
+        finally:
+            fsops.remove_tree(draft)
+
+    def _clear_abandoned(self, target: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - target.stat().st_mtime > _ABANDONED_S:
+                grave = self._root / _STAGING / secrets.token_hex(8)
+                grave.parent.mkdir(exist_ok=True)
+                target.rename(grave)
+                fsops.remove_tree(grave)
+
+    @staticmethod
+    def _is_ready(folder: Path, mark: str) -> bool:
+        try:
+            os.lstat(folder / mark)
+            return os.lstat(folder / xla.NEFF).st_size > 0
+        except OSError:
+            return False
+
+    @staticmethod
+    def _folders(parent: Path, wanted: Callable[[str], bool]) -> Iterator[str]:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(parent) as found:
+            yield from [item.name for item in found if wanted(item.name) and item.is_dir(follow_symlinks=False)]
+
+
+def _copy_checked(entry: OutgoingEntry, file: str, target: Path) -> None:
+    size_bytes, sha256 = fsops.copy_hashed(entry.directory / (file + PART_SUFFIX), target)
+    if (size_bytes, sha256) != (entry.provenance.files[file].size_bytes, entry.provenance.files[file].sha256):
+        raise EntryRefused("changed-locally", f"{file} is no longer what was taken")
+
+
+def _neff_digest(folder: Path) -> str | None:
+    try:
+        return fsops.hash_file(folder / xla.NEFF)[1]
+    except OSError:
+        return None
+
+
+def _read_provenance(folder: Path) -> Provenance | None:
+    try:
+        return provenance.parse(fsops.read_small(folder / provenance.FILE_NAME, provenance.MAX_BYTES))
+    except OSError:
+        return None
+
+
+def _merge(old: Provenance | None, new: Provenance) -> Provenance:
+    if old is None:
+        return new
+    return Provenance({**new.files, **old.files}, old.compile_s or new.compile_s, old.made or new.made)
+
+
+def _unavailable(error: OSError) -> RemoteUnavailable:
+    reasons = {
+        errno.EACCES: "no-write-access",
+        errno.EPERM: "no-write-access",
+        errno.EROFS: "read-only-file-system",
+        errno.ENOSPC: "remote-full",
+        errno.EDQUOT: "remote-full",
+        errno.ENOENT: "no-directory",
+        errno.ESTALE: "stale-mount",
+    }
+    return RemoteUnavailable(reasons.get(error.errno or 0, "io-error"), str(error))

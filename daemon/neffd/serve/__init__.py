@@ -1,0 +1,1 @@
+"""What people, monitors and clients talk to: the socket protocol, the HTTP pages."""

@@ -1,0 +1,380 @@
+"""The daemon as a whole: what is built from what, in which order it starts, and how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from neff.keys import ModuleName
+from neff.protocol import Message
+from neffd import __version__
+from neffd.catalog.catalog import Catalog
+from neffd.config import Config, RemoteConfig
+from neffd.fetch.fetcher import Fetcher, Source
+from neffd.metrics import Metrics
+from neffd.notify import Notifier
+from neffd.publish.batch import Item, Limits
+from neffd.publish.collect import Audience, Collector
+from neffd.publish.journal import Journal
+from neffd.publish.push import Pusher
+from neffd.publish.take import Trust
+from neffd.remotes.base import Remote, RemoteUnavailable
+from neffd.remotes.opening import open_remote
+from neffd.serve.http import HttpServer
+from neffd.serve.listener import Listener
+from neffd.serve.session import Resolver, Session
+from neffd.serve.status import Problems, counters
+from neffd.store.database import Database
+from neffd.store.index import Index
+from neffd.store.root import CacheRoot
+from neffd.store.staging import clean_staging
+from neffd.tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+_WORKERS = 16
+# SIGTERM to exit stays under 10 s: what is nearly done gets this long, then everything is cancelled.
+_FINISH_S = 6.0
+_CANCEL_S = 2.0
+_FLUSH_LOOK_S = 0.1
+
+
+class ManagedRoot:
+    """One cache directory with what serves it."""
+
+    def __init__(self, root: CacheRoot, fetcher: Fetcher, collector: Collector, problems: Problems) -> None:
+        self.root = root
+        self.fetcher = fetcher
+        self.collector = collector
+        self.problems = problems
+
+    def status(self) -> dict[str, Any]:
+        counts = self.collector.counts
+        return {
+            "path": str(self.root.path),
+            "device": self.root.device,
+            "inode": self.root.inode,
+            "staging": str(self.root.staging),
+            "entries": {state: counts[state] for state in ("ready", "compiling", "pending", "failed")},
+            "problems": self.problems.status(),
+        }
+
+
+class ManagedRemote:
+    """One remote with its catalog and, where we may write, its pusher."""
+
+    def __init__(self, config: RemoteConfig, remote: Remote, catalog: Catalog, pusher: Pusher | None) -> None:
+        self.config = config
+        self.remote = remote
+        self.catalog = catalog
+        self.pusher = pusher
+
+    def status(self) -> dict[str, Any]:
+        pusher = self.pusher
+        trouble = self.catalog.trouble or (pusher.trouble if pusher else None)
+        parked = list(pusher.parked.values()) if pusher else []
+        return {
+            "name": self.remote.name,
+            "url": self.config.url,
+            "mode": self.config.mode,
+            "available": self.catalog.trouble is None,
+            "reason": trouble,
+            "can_write": bool(pusher.access and pusher.access.can_write) if pusher else False,
+            "catalog": self.catalog.status(),
+            "journal": {
+                "waiting": pusher.waiting if pusher else 0,
+                "oldest_s": round(pusher.oldest_s, 1) if pusher and pusher.oldest_s is not None else None,
+                "parked": [{"name": str(kept.name), "reason": kept.reason} for kept in parked],
+            },
+        }
+
+
+class Service:
+    """Builds the daemon from its configuration, runs it until told to stop."""
+
+    def __init__(self, config: Config, clock: Callable[[], float] = time.monotonic) -> None:
+        self._config = config
+        self._clock = clock
+        self._began_at = clock()
+        self._stop = asyncio.Event()
+        self._exit_code = 0
+        self.metrics = Metrics()
+        self.tasks = Tasks(self._on_crash)
+        self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="neffd-worker")
+        self._roots: list[ManagedRoot] = []
+        self._remotes: list[ManagedRemote] = []
+        self._orphans: set[str] = set()
+        self._listener = Listener(config.socket, config.socket_mode, config.socket_group)
+        self._http = HttpServer(self, self.metrics)
+        self.http_address: str | None = None
+
+    def stop(self) -> None:
+        """Begin a graceful stop; safe to call more than once."""
+        self._stop.set()
+
+    async def run(self, notifier: Notifier | None = None) -> int:
+        """Start, serve until `stop`, and return the exit code. Raises NeffdError if starting is not possible."""
+        notifier = notifier or Notifier({})
+        self._database = Database(self._config.state_dir)
+        try:
+            await self._start()
+            self.tasks.start(notifier.keep_alive(), name="watchdog")
+            notifier.send("READY=1")
+            log.info("ready")
+            await self._stop.wait()
+        finally:
+            notifier.send("STOPPING=1")
+            await self._shut_down()
+        return self._exit_code
+
+    async def _start(self) -> None:
+        index = Index(self._database)
+        self._journal = Journal(self._database, index)
+        for lock in await self._in_worker(index.clear_claims):
+            log.info("removed our own left-over lock %s", lock)
+        roots = [await self._in_worker(CacheRoot, path) for path in self._config.cache_dirs]
+        pinned = await self._in_worker(self._journal.folders_blocking)
+        for root in roots:
+            await self._in_worker(clean_staging, root, pinned)
+        self._open_remotes()
+        self._roots = [self._manage(root, index) for root in roots]
+        self._orphans = await self._journal.remotes() - {managed.remote.name for managed in self._remotes}
+        for orphan in sorted(self._orphans):
+            log.warning("the journal holds entries for %r, which is not configured", orphan)
+        await self._listener.start(lambda: Session(self))
+        if self._config.http is not None:
+            self.http_address = str(await self._http.start(self._config.http.host, self._config.http.port))
+        self._start_tasks()
+        log.info("neffd %s serves %s on %s", __version__, [str(root.path) for root in roots], self._config.socket)
+
+    def _open_remotes(self) -> None:
+        upload = self._config.upload
+        limits = Limits(upload.quiet_s, upload.max_delay_s, upload.max_bytes, upload.max_files)
+        for config in self._config.remotes:
+            remote = open_remote(config)
+            catalog = Catalog(remote, self.tasks, self.metrics, poll_s=config.poll_s, clock=self._clock)
+            pusher = None
+            if config.can_write:
+                pusher = Pusher(
+                    remote,
+                    self._journal,
+                    self.metrics,
+                    limits,
+                    allow_public=config.allow_public,
+                    existing=upload.existing,
+                    clock=self._clock,
+                )
+            self._remotes.append(ManagedRemote(config, remote, catalog, pusher))
+
+    def _manage(self, root: CacheRoot, index: Index) -> ManagedRoot:
+        upload, fetch = self._config.upload, self._config.fetch
+        problems = Problems(str(root.path))
+        fetcher = Fetcher(
+            root,
+            [Source(managed.remote, managed.catalog) for managed in self._remotes],
+            index,
+            self.tasks,
+            self.metrics,
+            self._workers,
+            parallel=fetch.parallel,
+            stall_s=fetch.stall_s,
+            clock=self._clock,
+            on_problem=problems.note,
+        )
+        collector = Collector(
+            root,
+            index,
+            self._journal,
+            self.metrics,
+            self._workers,
+            audience=self._audience(),
+            trust=Trust.of(root.path, upload.trusted_uids, upload.trusted_gids),
+            settle_s=upload.settle_s,
+            scan_s=self._config.scan_s,
+            on_taken=self._on_taken,
+            on_unlocked=fetcher.nudge,
+            on_namespace=self._use_namespace,
+            on_problem=problems.note,
+            clock=self._clock,
+        )
+        return ManagedRoot(root, fetcher, collector, problems)
+
+    def _audience(self) -> Audience:
+        writable = [managed.config for managed in self._remotes if managed.pusher is not None]
+        return Audience(
+            frozenset(config.name for config in writable),
+            frozenset(config.name for config in writable if config.mirror),
+            existing=self._config.upload.existing != "never",
+        )
+
+    def _start_tasks(self) -> None:
+        for managed in self._roots:
+            self.tasks.start(managed.collector.run(), name=f"collect-{managed.root.path}")
+            self.tasks.start(managed.fetcher.run(), name=f"fetcher-{managed.root.path}")
+        for remote in self._remotes:
+            self.tasks.start(remote.catalog.keep_fresh(), name=f"catalog-{remote.remote.name}")
+            if remote.pusher is not None:
+                self.tasks.start(remote.pusher.run(), name=f"push-{remote.remote.name}")
+
+    async def _shut_down(self) -> None:
+        """No more questions, finish what is nearly done, cancel the rest, close what is durable last."""
+        self._listener.stop()
+        for managed in self._roots:
+            managed.fetcher.stopping = True
+        deadline = self._clock() + _FINISH_S
+        while self._clock() < deadline and self._is_busy():  # noqa: ASYNC110, the end is spread over many objects
+            await asyncio.sleep(0.02)
+        await self._http.stop()
+        stuck = await self.tasks.stop(_CANCEL_S)
+        if stuck:
+            log.warning("did not end in time: %s", ", ".join(stuck))
+        for remote in self._remotes:
+            await remote.remote.close()
+        self._workers.shutdown(wait=False, cancel_futures=True)
+        self._database.close()
+        left = sum(remote.pusher.waiting for remote in self._remotes if remote.pusher)
+        log.info("stopped; %d deliveries wait in the journal for the next start", left)
+
+    def _is_busy(self) -> bool:
+        pushing = any(remote.pusher is not None and remote.pusher.is_busy for remote in self._remotes)
+        return pushing or any(len(managed.fetcher.flights) for managed in self._roots)
+
+    def _on_crash(self, name: str, error: BaseException) -> None:
+        """Rather end with a clear message than go on half alive; systemd starts us again."""
+        if not name.startswith(("collect-", "fetcher-", "catalog-", "push-")):
+            return
+        log.critical("stopping: %s failed: %s", name, error)
+        self._exit_code = 1
+        self._stop.set()
+
+    def _use_namespace(self, namespace: str) -> None:
+        for managed in self._remotes:
+            managed.catalog.use(namespace)
+
+    def _on_taken(self, item: Item, remotes: Collection[str]) -> None:
+        for managed in self._remotes:
+            if managed.pusher is not None and managed.remote.name in remotes:
+                managed.pusher.add(item)
+
+    async def _in_worker(self, work: Callable[..., Any], *args: object) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._workers, work, *args)
+
+    # What sessions and pages ask (neffd.serve.session.Host, neffd.serve.http.StatusSource).
+
+    def find_root(self, hello: Message) -> tuple[Resolver | None, str | None, str | None]:
+        """The managed directory that a client means: the same directory, under whatever path."""
+        path = hello.get("root")
+        if path is None:
+            return None, None, "no-cache-dir"
+        for managed in self._roots:
+            root = managed.root
+            if (hello.get("device"), hello.get("inode")) == (root.device, root.inode) or path == str(root.path):
+                return managed.fetcher, str(root.path), None
+        return None, None, "other-cache-dir"
+
+    def resolver_for(self, name: ModuleName) -> Resolver | None:
+        """The first cache directory, which is the only one on most hosts."""
+        return self._roots[0].fetcher if self._roots else None
+
+    async def full_names(self, key: str) -> list[ModuleName]:
+        """Every namespace in which some remote holds `key`."""
+        found: set[str] = set()
+        for managed in self._remotes:
+            try:
+                await managed.catalog.discover()
+            except RemoteUnavailable as error:
+                log.info("remote %s: %s", managed.remote.name, error)
+            found.update(managed.catalog.namespaces_with(key))
+        return [ModuleName(namespace, key) for namespace in sorted(found)]
+
+    async def flush(self, timeout_s: float, progress: Callable[[int], None]) -> tuple[int, list[dict[str, str]]]:
+        """Look once more, send what waits, until nothing does or `timeout_s` has passed."""
+        deadline = self._clock() + timeout_s
+        for managed in self._roots:
+            await managed.collector.scan_now()
+        shown = -1
+        while (pending := self._pending()) and self._clock() < deadline:
+            if pending != shown:
+                progress(pending)
+                shown = pending
+            for remote in self._remotes:
+                if remote.pusher is not None:
+                    remote.pusher.flush()
+            await asyncio.sleep(_FLUSH_LOOK_S)
+        return self._pending(), [
+            {"name": str(kept.name), "remote": kept.remote, "reason": kept.reason}
+            for remote in self._remotes
+            if remote.pusher is not None
+            for kept in remote.pusher.parked.values()
+        ]
+
+    def _pending(self) -> int:
+        waiting = sum(remote.pusher.waiting for remote in self._remotes if remote.pusher is not None)
+        return waiting + sum(managed.collector.settling for managed in self._roots)
+
+    def status(self) -> dict[str, Any]:
+        """The status document; its form is described in docs/protocol.md."""
+        now = self._clock()
+        return {
+            "schema": 1,
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime_s": round(now - self._began_at, 1),
+            "state": "stopping" if self._stop.is_set() else "running",
+            "cache_dirs": [managed.status() for managed in self._roots],
+            "remotes": [remote.status() for remote in self._remotes],
+            "orphaned_remotes": sorted(self._orphans),
+            "fetching": [
+                {
+                    "name": str(flight.name),
+                    "remote": flight.remote,
+                    "done_bytes": flight.own_bytes,
+                    "total_bytes": flight.total_bytes,
+                    "since_s": round(now - flight.began_at, 1),
+                }
+                for managed in self._roots
+                for flight in managed.fetcher.flights.under_way()
+            ],
+            "counters": counters(self.metrics),
+        }
+
+    def health(self) -> list[str]:
+        """Why the daemon cannot do its work; a remote that is away is no such reason."""
+        reasons = ["stopping"] if self._stop.is_set() else []
+        return reasons + [
+            f"{managed.root.path}: {problem}" for managed in self._roots for problem in managed.problems.fatal()
+        ]
+
+
+def run_service(config: Config, on_start: Callable[[Service], None]) -> int:
+    """Run one daemon in this process to its end; returns the exit code. `on_start` gets the service on its loop."""
+
+    async def main() -> int:
+        service = Service(config)
+        on_start(service)
+        return await service.run(Notifier())
+
+    return _loop_runner()(main())
+
+
+def _loop_runner() -> Callable[[Any], int]:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run
+    return uvloop.run
+
+
+def threads_left(timeout_s: float) -> list[str]:
+    """Names of threads that do not end: one that hangs in a dead file system must not keep the process."""
+    deadline = time.monotonic() + timeout_s
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    for thread in others:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return [thread.name for thread in others if thread.is_alive() and not thread.daemon]

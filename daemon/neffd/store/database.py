@@ -1,0 +1,135 @@
+"""The daemon's one SQLite file: schema, durability, and the thread that all access goes through."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from neffd.errors import NeffdError
+
+T = TypeVar("T")
+
+# One script a version; the file's user_version says how many were applied.
+_MIGRATIONS = (
+    """
+    CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE entries (
+        root TEXT NOT NULL, namespace TEXT NOT NULL, key TEXT NOT NULL,
+        origin TEXT NOT NULL,           -- 'local', 'existing' (before the first start), 'remote:<name>'
+        neff_inode INTEGER, neff_mtime_ns INTEGER, neff_bytes INTEGER,
+        files TEXT,                     -- JSON, name to [bytes, sha256]; NULL while never read
+        was_taken INTEGER NOT NULL,     -- it went through the journal
+        compile_s REAL, noted_at REAL NOT NULL, boot_id TEXT NOT NULL,
+        PRIMARY KEY (root, namespace, key)
+    ) WITHOUT ROWID;
+    CREATE TABLE outbox (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        root TEXT NOT NULL, namespace TEXT NOT NULL, key TEXT NOT NULL,
+        folder TEXT NOT NULL,           -- the pinned files
+        provenance BLOB NOT NULL, size_bytes INTEGER NOT NULL, file_count INTEGER NOT NULL,
+        existing INTEGER NOT NULL, queued_at REAL NOT NULL
+    );
+    CREATE TABLE deliveries (
+        outbox_id INTEGER NOT NULL REFERENCES outbox(id) ON DELETE CASCADE,
+        remote TEXT NOT NULL, parked_reason TEXT,
+        PRIMARY KEY (outbox_id, remote)
+    ) WITHOUT ROWID;
+    CREATE INDEX deliveries_by_remote ON deliveries (remote, outbox_id);
+    CREATE TABLE claims (lock_path TEXT PRIMARY KEY, inode INTEGER NOT NULL, mtime_ns INTEGER NOT NULL) WITHOUT ROWID;
+    """,
+)
+
+
+class Database:
+    """A durable SQLite file that one process owns.
+
+    Every transaction is synced before it is reported done (`synchronous=FULL`); all of them run on one thread.
+    """
+
+    def __init__(self, state_dir: Path) -> None:
+        """Open or create `state_dir/neffd.db`; raises NeffdError if another daemon owns it or it cannot be used."""
+        self.path = state_dir / "neffd.db"
+        try:
+            state_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
+            self._lock_fd = os.open(state_dir / "neffd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        except OSError as error:
+            raise NeffdError(
+                "state-dir",
+                f"state directory {state_dir} cannot be used: {error.strerror}",
+                "make it writable or set state_dir",
+            ) from None
+        try:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock_fd)
+            raise NeffdError(
+                "already-running",
+                f"another neffd uses the state directory {state_dir}",
+                "stop it, or give this one a state_dir of its own",
+            ) from None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="neffd-db")
+        try:
+            self._connection = self._thread.submit(self._open).result()
+        except sqlite3.Error as error:
+            self._thread.shutdown()
+            os.close(self._lock_fd)
+            raise NeffdError(
+                "database", f"{self.path} cannot be opened: {error}", "move it aside to start afresh"
+            ) from None
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` in one transaction on the database thread; it is durable when this returns."""
+        return await asyncio.wrap_future(self._thread.submit(self._transaction, work))
+
+    def run_blocking(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """The same from a worker thread; never from the event loop."""
+        assert threading.current_thread() is not threading.main_thread() or not _loop_is_running()
+        return self._thread.submit(self._transaction, work).result()
+
+    def close(self) -> None:
+        """Finish what is queued, close the file and let the next daemon have it."""
+        self._thread.submit(self._connection.close).result()
+        self._thread.shutdown()
+        os.close(self._lock_fd)
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, isolation_level=None)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA foreign_keys=ON")
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version > len(_MIGRATIONS):
+                raise sqlite3.DatabaseError(f"made by a newer neffd (schema {version})")
+            for number, script in enumerate(_MIGRATIONS[version:], start=version + 1):
+                connection.executescript(f"BEGIN; {script}; PRAGMA user_version={number}; COMMIT;")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            result = work(self._connection)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+        return result
+
+
+def _loop_is_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -1,0 +1,109 @@
+"""The few file operations that the standard library lacks or that need care, each in one place."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+CHUNK_BYTES = 1 << 20
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def rename_exclusive(source: Path, target: Path) -> None:
+    """Rename `source` to `target` in one step; raises FileExistsError if `target` exists, even as an empty folder."""
+    renameat2 = getattr(_libc, "renameat2", None)
+    if renameat2 is not None:
+        result = renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE)
+        if result == 0:
+            return
+        code = ctypes.get_errno()
+        if code not in (errno.ENOSYS, errno.EINVAL):
+            raise OSError(code, os.strerror(code), str(source), None, str(target))
+    _rename_exclusive_portably(source, target)
+
+
+def _rename_exclusive_portably(source: Path, target: Path) -> None:
+    """For file systems without RENAME_NOREPLACE (NFS): claim the name first."""
+    if source.is_dir():
+        target.mkdir()  # claims the name; rename replaces an empty folder in one step
+        source.rename(target)
+        return
+    os.link(source, target)
+    source.unlink()
+
+
+def open_regular(path: Path) -> int:
+    """Open a regular file for reading without following a link; raises OSError (ELOOP, EINVAL) otherwise."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return fd
+
+
+def copy_hashed(source: Path, target: Path, progress: Callable[[int], None] = lambda _: None) -> tuple[int, str]:
+    """Copy a regular file to a new file, synced to disk; returns its size in bytes and sha256.
+
+    Raises FileExistsError if `target` exists.
+    """
+    digest = hashlib.sha256()
+    size_bytes = 0
+    with open(open_regular(source), "rb", buffering=0) as reader, target.open("xb") as writer:
+        while chunk := reader.read(CHUNK_BYTES):
+            writer.write(chunk)
+            digest.update(chunk)
+            size_bytes += len(chunk)
+            progress(len(chunk))
+        writer.flush()
+        os.fsync(writer.fileno())
+    return size_bytes, digest.hexdigest()
+
+
+def hash_file(path: Path) -> tuple[int, str]:
+    """Size in bytes and sha256 of a regular file."""
+    digest = hashlib.sha256()
+    size_bytes = 0
+    with open(open_regular(path), "rb", buffering=0) as reader:
+        while chunk := reader.read(CHUNK_BYTES):
+            digest.update(chunk)
+            size_bytes += len(chunk)
+    return size_bytes, digest.hexdigest()
+
+
+def read_small(path: Path, limit_bytes: int) -> bytes:
+    """Content of a regular file; raises OSError (EFBIG) if it is over `limit_bytes`."""
+    with open(open_regular(path), "rb") as reader:
+        content = reader.read(limit_bytes + 1)
+    if len(content) > limit_bytes:
+        raise OSError(errno.EFBIG, f"over {limit_bytes} bytes", str(path))
+    return content
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a new file and sync it; raises FileExistsError if it exists."""
+    with path.open("xb") as writer:
+        writer.write(content)
+        writer.flush()
+        os.fsync(writer.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames and creations in `path` durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a folder of ours and all below it; what is already gone or not ours to delete is left."""
+    shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,182 @@
+"""What the daemon remembers of local entries: where each came from, and the locks that it holds itself."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from neff.keys import ModuleName
+from neffd.remotes.provenance import FileDigest
+from neffd.store.database import Database
+from neffd.store.root import FileFacts
+
+LOCAL = "local"
+EXISTING = "existing"
+_REMOTE_PREFIX = "remote:"
+
+
+def from_remote(name: str) -> str:
+    """The origin of an entry that was fetched from the remote called `name`."""
+    return _REMOTE_PREFIX + name
+
+
+@dataclass(frozen=True)
+class Known:
+    """One indexed entry: its origin, and the NEFF file that this was said of.
+
+    `file_names` is None for an entry that was noted without being read; `was_taken` says that it went through the
+    journal.
+    """
+
+    origin: str
+    neff: tuple[int, int, int]
+    file_names: frozenset[str] | None
+    was_taken: bool
+
+    def is_same(self, neff: FileFacts) -> bool:
+        """Whether `neff` is still the file that was noted."""
+        return self.neff == (neff.inode, neff.mtime_ns, neff.size_bytes)
+
+    @property
+    def fetched_from(self) -> str | None:
+        """The remote that it came from; None for one that was compiled here."""
+        return self.origin[len(_REMOTE_PREFIX) :] if self.origin.startswith(_REMOTE_PREFIX) else None
+
+
+_SELECT = "SELECT namespace, key, origin, neff_inode, neff_mtime_ns, neff_bytes, files, was_taken FROM entries"
+
+
+class Index:
+    """Origins of entries and our own lock files, durable in the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._boot_id = _boot_id()
+
+    def all_known(self, root: Path) -> dict[ModuleName, Known]:
+        """Everything noted of one cache directory. Blocking."""
+        rows = self._database.run_blocking(
+            lambda connection: connection.execute(_SELECT + " WHERE root = ?", (str(root),)).fetchall()
+        )
+        return {ModuleName(row[0], row[1]): _known(row) for row in rows}
+
+    def known(self, root: Path, name: ModuleName) -> Known | None:
+        """What is noted of one entry. Blocking."""
+        where = " WHERE root = ? AND namespace = ? AND key = ?"
+        row = self._database.run_blocking(
+            lambda connection: connection.execute(_SELECT + where, (str(root), *name)).fetchone()
+        )
+        return None if row is None else _known(row)
+
+    def note_blocking(
+        self,
+        root: Path,
+        name: ModuleName,
+        origin: str,
+        neff: FileFacts,
+        files: Mapping[str, FileDigest],
+        compile_s: float | None = None,
+    ) -> None:
+        """Remember one entry; for a fetched one, before its ready mark appears."""
+        self._database.run_blocking(
+            lambda connection: self.insert(connection, root, name, origin, neff, files, compile_s)
+        )
+
+    def insert(
+        self,
+        connection: sqlite3.Connection,
+        root: Path,
+        name: ModuleName,
+        origin: str,
+        neff: FileFacts,
+        files: Mapping[str, FileDigest] | None,
+        compile_s: float | None = None,
+        was_taken: bool = False,
+    ) -> None:
+        """The same inside a transaction of the caller's."""
+        digests = None
+        if files is not None:
+            digests = json.dumps({file: [digest.size_bytes, digest.sha256] for file, digest in files.items()})
+        connection.execute(
+            "INSERT OR REPLACE INTO entries VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                str(root),
+                *name,
+                origin,
+                neff.inode,
+                neff.mtime_ns,
+                neff.size_bytes,
+                digests,
+                was_taken,
+                compile_s,
+                time.time(),
+                self._boot_id,
+            ),
+        )
+
+    def baseline_blocking(self, root: Path, ready: Iterable[tuple[ModuleName, FileFacts]]) -> None:
+        """On the first start on a directory, note its ready entries as existing, all or none of them."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            for name, neff in ready:
+                self.insert(connection, root, name, EXISTING, neff, None)
+            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"baseline:{root}", str(time.time())))
+
+        self._database.run_blocking(write)
+
+    def has_baseline(self, root: Path) -> bool:
+        """Whether the daemon has been on this directory before. Blocking."""
+        query = "SELECT 1 FROM meta WHERE name = ?"
+        return self._database.run_blocking(
+            lambda connection: connection.execute(query, (f"baseline:{root}",)).fetchone() is not None
+        )
+
+    def note_claim(self, lock: Path, inode: int, mtime_ns: int) -> None:
+        """Remember, before it exists, a lock file of stock's kind that we are about to make. Blocking."""
+        self._database.run_blocking(
+            lambda connection: connection.execute(
+                "INSERT OR REPLACE INTO claims VALUES (?,?,?)", (str(lock), inode, mtime_ns)
+            )
+        )
+
+    def drop_claim(self, lock: Path) -> None:
+        """Forget a lock file that is gone. Blocking."""
+        self._database.run_blocking(
+            lambda connection: connection.execute("DELETE FROM claims WHERE lock_path = ?", (str(lock),))
+        )
+
+    def clear_claims(self) -> list[Path]:
+        """Remove lock files that an earlier life of the daemon made and left; returns them. Blocking."""
+        rows = self._database.run_blocking(
+            lambda connection: connection.execute("SELECT lock_path, inode, mtime_ns FROM claims").fetchall()
+        )
+        cleared = []
+        for text, inode, mtime_ns in rows:
+            lock = Path(text)
+            try:
+                facts = lock.lstat()
+                # The inode alone could have been given to a trainer's new lock.
+                if (facts.st_ino, facts.st_mtime_ns) == (inode, mtime_ns):
+                    lock.unlink()
+                    cleared.append(lock)
+            except FileNotFoundError:
+                pass
+            self.drop_claim(lock)
+        return cleared
+
+
+def _known(row: tuple[str, str, str, int, int, int, str | None, int]) -> Known:
+    _, _, origin, inode, mtime_ns, size_bytes, files, was_taken = row
+    names = None if files is None else frozenset(json.loads(files))
+    return Known(origin, (inode, mtime_ns, size_bytes), names, bool(was_taken))
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "unknown"

@@ -1,0 +1,168 @@
+"""Moving a fetched entry into the cache directory so that nobody ever sees a part of it.
+
+The four cases of rule 1: (a) no folder yet: rename the whole in one step; (b) the asker holds the entry's lock and
+waits for us: file by file, its inputs kept, ready mark last; (c) a folder without a lock: take the lock as stock
+would, then as (b); (d) locked by somebody else: touch nothing. All of it blocks; it runs on worker threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+
+from neff import keys
+from neff.keys import ModuleName
+from neffd import points
+from neffd.layouts import xla
+from neffd.store import fsops, sharing
+from neffd.store.index import Index
+from neffd.store.root import PART_SUFFIX, CacheRoot
+from neffd.store.sharing import CannotShare
+
+
+class Placement(str, Enum):
+    """What became of a staged entry."""
+
+    PLACED = "placed"
+    ALREADY_READY = "already-ready"
+    LOCKED = "locked"
+
+
+class Placer:
+    """Places staged entries into one cache directory."""
+
+    def __init__(self, root: CacheRoot, index: Index) -> None:
+        self._root = root
+        self._index = index
+
+    def place(self, name: ModuleName, staged: Path, *, asker_holds_lock: bool) -> Placement:
+        """Move the files of `staged` (each named with PART_SUFFIX) into the entry `name`.
+
+        Args:
+            name: the entry; the index knows its origin already.
+            staged: a folder of ours on the same file system; gone after PLACED, left as it is otherwise.
+            asker_holds_lock: a process that waits for this very entry has made its lock file.
+
+        Raises CannotShare where the result would hinder another user or may not be written, and OSError.
+        """
+        try:
+            self._make_namespace(name.namespace)
+            return self._place(name, staged, asker_holds_lock)
+        except PermissionError as error:
+            where = Path(error.filename or self._root.path)
+            raise CannotShare(f"{where}: {error.strerror}", sharing.share_command(self._root.path)) from None
+
+    def _place(self, name: ModuleName, staged: Path, asker_holds_lock: bool) -> Placement:
+        target = self._root.entry(name)
+        if not os.path.lexists(target):
+            with contextlib.suppress(FileExistsError):
+                self._place_whole(staged, target)
+                return Placement.PLACED
+        if target.is_symlink() or not target.is_dir():
+            raise CannotShare(f"{target} is not a folder", f"rm {target}")
+        state = self._root.inspect(name).state
+        if state is xla.State.READY:
+            return Placement.ALREADY_READY
+        if asker_holds_lock or not _has_locks(name.namespace):
+            self._place_files(name, staged, target)
+            return Placement.PLACED
+        if state is xla.State.COMPILING:
+            return Placement.LOCKED
+        return self._place_under_lock(name, staged, target)
+
+    def _make_namespace(self, namespace: str) -> None:
+        folder = self._root.path / namespace
+        if folder.is_dir():
+            return
+        draft = self._root.new_folder("fetch")
+        try:
+            sharing.inherit(draft, self._root.path)
+            sharing.check_harmless(draft, self._root.path)
+            with contextlib.suppress(FileExistsError):
+                fsops.rename_exclusive(draft, folder)
+                fsops.sync_directory(self._root.path)
+        finally:
+            fsops.remove_tree(draft)
+
+    def _place_whole(self, staged: Path, target: Path) -> None:
+        parts = sorted(staged.iterdir())
+        try:
+            for part in parts:
+                part.rename(part.with_name(_stock_name(part)))
+            sharing.inherit(staged, target.parent)
+            sharing.check_harmless(staged, target.parent)
+            fsops.sync_directory(staged)
+            fsops.rename_exclusive(staged, target)
+        except BaseException:
+            for part in parts:
+                with contextlib.suppress(FileNotFoundError):
+                    part.with_name(_stock_name(part)).rename(part)
+            raise
+        points.reached("entry-renamed")
+        fsops.sync_directory(target.parent)
+
+    def _place_under_lock(self, name: ModuleName, staged: Path, target: Path) -> Placement:
+        lock = target / xla.LOCK
+        if not self._take_lock(lock):
+            return Placement.LOCKED
+        try:
+            # Whoever held the lock until now may have finished the entry.
+            if self._root.is_ready(name):
+                return Placement.ALREADY_READY
+            self._place_files(name, staged, target)
+            return Placement.PLACED
+        finally:
+            lock.unlink(missing_ok=True)
+            self._index.drop_claim(lock)
+
+    def _take_lock(self, lock: Path) -> bool:
+        """Create stock's lock file, known to the journal by its inode before it has its name."""
+        draft = self._root.staging / f"lock-{secrets.token_hex(8)}"
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        try:
+            sharing.inherit(draft, lock.parent)
+            facts = draft.stat()
+            self._index.note_claim(lock, facts.st_ino, facts.st_mtime_ns)
+            fsops.rename_exclusive(draft, lock)
+        except FileExistsError:
+            self._index.drop_claim(lock)
+            return False
+        finally:
+            draft.unlink(missing_ok=True)
+        return True
+
+    def _place_files(self, name: ModuleName, staged: Path, target: Path) -> None:
+        mark = keys.ready_mark(name.namespace)
+        for part in _in_order(name.namespace, staged):
+            final = target / _stock_name(part)
+            # Inputs are the asker's own; they are equal in meaning, and a lock's name depends on them.
+            if final.name in xla.INPUTS and final.exists():
+                part.unlink()
+                continue
+            sharing.inherit(part, target)
+            if final.name == mark:
+                fsops.sync_directory(target)
+                points.reached("before-ready-mark")
+            part.rename(final)
+            points.reached("after-ready-mark" if final.name == mark else "entry-renamed")
+        fsops.sync_directory(target)
+        fsops.remove_tree(staged)
+
+
+def _has_locks(namespace: str) -> bool:
+    """Up to 2.14 there is one lock for the whole cache directory, which is never ours to take."""
+    return keys.ready_mark(namespace) != xla.NEFF
+
+
+def _stock_name(part: Path) -> str:
+    return part.name.removesuffix(PART_SUFFIX)
+
+
+def _in_order(namespace: str, staged: Path) -> Iterator[Path]:
+    names = [_stock_name(part) for part in staged.iterdir()]
+    for name in xla.publishing_order(namespace, names):
+        yield staged / (name + PART_SUFFIX)

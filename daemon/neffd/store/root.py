@@ -1,0 +1,160 @@
+"""One managed cache directory: where it is, what it holds, where neffd keeps its own files for it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from neff import keys
+from neff.keys import ModuleName
+from neffd.errors import NeffdError
+from neffd.layouts import xla
+from neffd.store import fsops, sharing
+
+# Staged files never carry a stock name: tools that walk the cache directory must not take them for entries.
+PART_SUFFIX = ".part"
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """One file as a `stat` shows it; equal facts mean an untouched file."""
+
+    size_bytes: int
+    mtime_ns: int
+    inode: int
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What an entry's folder held at one moment. `files` are those that can be shared."""
+
+    state: xla.State
+    files: dict[str, FileFacts]
+    folder_exists: bool = True
+
+    @property
+    def neff(self) -> FileFacts | None:
+        return self.files.get(xla.NEFF)
+
+
+class CacheRoot:
+    """A cache directory that belongs to the framework, and neffd's staging folder on the same file system.
+
+    Attributes:
+        path: the directory as configured, without links.
+        staging: neffd's own folder: beside the directory where that is writable, else hidden inside it.
+        device, inode: the directory's identity, for clients that know it under another path.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open `path`, creating it like a child of its parent if it is missing; raises NeffdError if that fails."""
+        try:
+            self.path = path.resolve()
+            if not self.path.is_dir():
+                self._create()
+            identity = self.path.stat()
+        except sharing.CannotShare as error:
+            raise NeffdError(
+                "cache-dir", f"cache directory {path} cannot be created: {error.detail}", error.hint
+            ) from None
+        except OSError as error:
+            raise NeffdError(
+                "cache-dir",
+                f"cache directory {path} cannot be used: {error.strerror}",
+                "create it writable for trainers and for the daemon's group, or name another in cache_dirs",
+            ) from None
+        self.device, self.inode = identity.st_dev, identity.st_ino
+        self.staging = self._open_staging(identity)
+
+    def entry(self, name: ModuleName) -> Path:
+        """The folder of one entry."""
+        return self.path / name.namespace / name.key
+
+    def new_folder(self, purpose: str) -> Path:
+        """A new empty folder of ours below the staging folder, `purpose` being `fetch` or `outbox`."""
+        folder = self.staging / purpose / secrets.token_hex(8)
+        folder.mkdir(parents=True, mode=0o700)
+        return folder
+
+    def namespaces(self) -> Iterator[str]:
+        """Compiler versions with a folder here."""
+        yield from self._folders(self.path, keys.is_namespace)
+
+    def module_keys(self, namespace: str) -> Iterator[str]:
+        """Modules with a folder in `namespace`, in whatever state."""
+        yield from self._folders(self.path / namespace, keys.is_module_key)
+
+    def inspect(self, name: ModuleName) -> Inspection:
+        """Look at one entry's folder; links and other non-files count as absent."""
+        files: dict[str, FileFacts] = {}
+        sizes_bytes: dict[str, int] = {}
+        try:
+            with os.scandir(self.entry(name)) as found:
+                for item in found:
+                    facts = item.stat(follow_symlinks=False)
+                    if not stat.S_ISREG(facts.st_mode):
+                        continue
+                    sizes_bytes[item.name] = facts.st_size
+                    if item.name in xla.SHARED:
+                        files[item.name] = FileFacts(
+                            facts.st_size, facts.st_mtime_ns, facts.st_ino, facts.st_uid, facts.st_gid
+                        )
+        except (FileNotFoundError, NotADirectoryError):
+            return Inspection(xla.State.EMPTY, {}, folder_exists=False)
+        return Inspection(xla.state(name.namespace, sizes_bytes), files)
+
+    def is_ready(self, name: ModuleName) -> bool:
+        """Whether the entry can be used now: two `stat` calls."""
+        folder = f"{self.path}/{name.namespace}/{name.key}/"  # on the lookup path: no Path objects
+        try:
+            os.stat(folder + keys.ready_mark(name.namespace))  # noqa: PTH116
+            return os.stat(folder + xla.NEFF).st_size > 0  # noqa: PTH116
+        except OSError:
+            return False
+
+    def _create(self) -> None:
+        parent = self.path.parent
+        draft = parent / f".{self.path.name}.{secrets.token_hex(4)}.neffd"
+        draft.mkdir()
+        try:
+            sharing.inherit(draft, parent)
+            sharing.check_harmless(draft, parent)
+            fsops.rename_exclusive(draft, self.path)
+        except FileExistsError:
+            draft.rmdir()
+        except BaseException:
+            draft.rmdir()
+            raise
+
+    def _open_staging(self, identity: os.stat_result) -> Path:
+        places = (self.path.parent / f"{self.path.name}.neffd", self.path / ".neffd")
+        for place in places:
+            try:
+                place.mkdir(mode=0o700, exist_ok=True)
+                facts = place.lstat()
+            except OSError:
+                continue
+            # In a world-writable parent somebody else may have made it to read or swap what we stage.
+            ours = facts.st_uid == os.geteuid() and not stat.S_IMODE(facts.st_mode) & 0o077
+            if stat.S_ISDIR(facts.st_mode) and ours and facts.st_dev == identity.st_dev:
+                return place
+        raise NeffdError(
+            "staging-dir",
+            f"no staging folder of our own can be made at {places[0]} or {places[1]}",
+            sharing.share_command(self.path),
+        )
+
+    @staticmethod
+    def _folders(parent: Path, wanted: Callable[[str], bool]) -> Iterator[str]:
+        try:
+            with os.scandir(parent) as found:
+                names = [item.name for item in found if wanted(item.name) and item.is_dir(follow_symlinks=False)]
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        yield from names
