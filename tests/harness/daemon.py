@@ -99,6 +99,12 @@ class Daemon:
                 self.kill()
                 raise AssertionError(f"not ready in {_START_S} s; its log:\n{self.log}") from None
 
+    def start_as(self, command: tuple[str, ...], **environ: str) -> None:
+        """Start with another command and additions to the environment, which stay for later starts."""
+        self._command = command
+        self.environ |= environ
+        self.start()
+
     def start_and_die(self) -> int:
         """Start a process that is expected to end by itself; returns its exit code (negative: by that signal)."""
         with self._launched():

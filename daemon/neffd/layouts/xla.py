@@ -98,6 +98,11 @@ class NeffHeader:
         return self.header_bytes + self.data_bytes
 
 
+def is_failure_text(start: bytes) -> bool:
+    """Whether the first bytes of a NEFF are the text that up to 2.14 marks a failed compile."""
+    return bool(start) and b"\0" not in start and start.isascii()
+
+
 NEFF_HEADER_BYTES = 1024
 _HEADER = struct.Struct("<QQQ")
 

@@ -241,7 +241,7 @@ class Collector:
             taken = await self._in_worker(self._take_blocking, name, looks)
         except NotTaken as error:
             self._metrics.not_pushed.labels(error.reason).inc()
-            if error.reason == "untrusted-owner":
+            if error.reason in ("untrusted-owner", "failed"):
                 log.warning("%s is not pushed: %s", name, error)
                 self._give_up(name, looks)
         except CannotShare as error:

@@ -22,7 +22,7 @@ class NotTaken(Exception):
     """An entry that is ready but not ours to push (now).
 
     Args:
-        reason: short kebab-case code: `untrusted-owner`, `changing`, `gone`.
+        reason: short kebab-case code: `untrusted-owner`, `failed`, `changing`, `gone`.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -69,6 +69,8 @@ def take(root: CacheRoot, name: ModuleName, looks: Inspection, trust: Trust, *, 
         digests = {file: _pin(root.entry(name) / file, folder / (file + PART_SUFFIX)) for file in looks.files}
         if root.inspect(name) != looks:
             raise NotTaken("changing")
+        if xla.is_failure_text(_start_of(folder / (xla.NEFF + PART_SUFFIX))):
+            raise NotTaken("failed")
         fsops.sync_directory(folder)
     except FileNotFoundError:
         fsops.remove_tree(folder)
@@ -97,6 +99,11 @@ def _pin(source: Path, target: Path) -> FileDigest:
         return digest
     except PermissionError as error:
         raise CannotShare(f"{source}: {error.strerror}", sharing.share_command(source.parent.parent.parent)) from None
+
+
+def _start_of(path: Path) -> bytes:
+    with open(fsops.open_regular(path), "rb") as reader:
+        return reader.read(xla.NEFF_HEADER_BYTES)
 
 
 def _sync_file(path: Path) -> None:

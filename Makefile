@@ -1,0 +1,40 @@
+# All set-up there is: `make demo` or `make test` in a fresh clone. Needs Python >= 3.10 with venv, git and make.
+# PYTHON chooses the interpreter: make test PYTHON=python3.12
+
+PYTHON ?= python3
+# Relative, so that the path of the checkout may hold spaces.
+BIN := .venv/bin
+# An activated environment, or Python's own variables, must not leak into ours.
+unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint bench clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+venv: .venv/installed ## make .venv with everything that is needed
+
+# Newer than pyproject.toml means: what is installed is what it asks for. Touched last, so a broken install is repeated.
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[daemon,test]'
+	@touch $@
+
+demo: .venv/installed ## two hosts share compiled graphs
+	$(BIN)/python -m tests.demo
+
+test: .venv/installed ## run the tests; ARGS are passed on to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/installed ## ruff and mypy
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+bench: .venv/installed ## measure
+	$(BIN)/python -m tests.bench
+
+clean: ## remove .venv and what tools left behind
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,175 @@
+"""kill -9 at every named point, then a restart: nothing lost, torn, doubled or left in the way."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neff.keys import ModuleName
+from neffd import points
+from neffd.layouts import xla
+from neffd.remotes import provenance
+from tests.harness import entries
+from tests.harness.daemon import Daemon
+
+_DYING = ("-m", "tests.faults.dying_daemon")
+_PUBLISH = ("entry-pinned", "journal-inserted", "before-confirmation", "after-confirmation", "journal-deleted")
+_FETCH_WHOLE = ("entry-staged", "index-written", "entry-renamed")
+# A folder with the graph in it already: file by file under stock's lock.
+_FETCH_INTO_FOLDER = (
+    "entry-staged",
+    "index-written",
+    "entry-renamed:1",
+    "before-ready-mark",
+    "after-ready-mark",
+)
+
+
+def test_every_point_has_its_kill() -> None:
+    covered = {spec.partition(":")[0] for spec in (*_PUBLISH, *_FETCH_WHOLE, *_FETCH_INTO_FOLDER)}
+    assert covered == set(points.NAMES)
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def host(tmp_path: Path, shared: Path) -> Iterator[Daemon]:
+    daemon = Daemon(tmp_path / "host", _remotes(shared))
+    yield daemon
+    daemon.kill()
+
+
+@pytest.mark.parametrize("point", _PUBLISH)
+@pytest.mark.parametrize("namespace", [entries.NAMESPACE, entries.OLD_NAMESPACE])
+def test_killed_while_publishing(host: Daemon, shared: Path, point: str, namespace: str) -> None:
+    name = entries.module(1, namespace)
+    content = entries.files(name, wrapped=True)
+    _start_dying(host, point)
+    entries.write(host.cache, name, content)
+    assert host.wait() == -9
+    _start_again(host)
+    assert host.ask("flush", timeout_s=20)[-1] == {"id": 1, "pending": 0, "parked": [], "done": True}
+    assert entries.shared(entries.read(shared, name)) == content
+    assert entries.read(host.cache, name) == content
+    _assert_nothing_left(host, shared)
+
+
+@pytest.mark.parametrize("point", _FETCH_WHOLE)
+def test_killed_while_fetching_whole(host: Daemon, shared: Path, point: str) -> None:
+    name = entries.module(1)
+    content = _publish_by_hand(shared, name)
+    _start_dying(host, point)
+    _ask_and_see_it_die(host, name)
+    assert entries.read(host.cache, name) in ({}, content)
+    _start_again(host)
+    assert _fetch(host, name) == "ready"
+    assert entries.read(host.cache, name) == content
+    _assert_nothing_left(host, shared)
+
+
+@pytest.mark.parametrize("point", _FETCH_INTO_FOLDER)
+@pytest.mark.parametrize("namespace", [entries.NAMESPACE, entries.OLD_NAMESPACE])
+def test_killed_while_fetching_into_a_folder(host: Daemon, shared: Path, point: str, namespace: str) -> None:
+    name = entries.module(1, namespace)
+    content = _publish_by_hand(shared, name)
+    _start_dying(host, point)
+    pending = entries.write(host.cache, name, {"model.hlo_module.pb": b"traced here"})
+    _ask_and_see_it_die(host, name)
+    left = entries.read(host.cache, name)
+    if xla.state(namespace, {file: len(data) for file, data in left.items()}) is xla.State.READY:
+        assert left["model.neff"] == content["model.neff"]
+    _start_again(host)
+    assert not list(pending.glob("*.lock"))
+    assert _fetch(host, name) == "ready"
+    assert entries.read(host.cache, name) == {**content, "model.hlo_module.pb": b"traced here"}
+    _assert_nothing_left(host, shared)
+
+
+def test_25_random_kills(tmp_path: Path, shared: Path) -> None:
+    """Two hosts, entries all the time, either daemon killed at random moments; the seed is in the output."""
+    seed = int(os.environ.get("KILL_SEED", random.SystemRandom().randrange(10**6)))
+    print(f"KILL_SEED={seed}")
+    chance = random.Random(seed)
+    hosts = [Daemon(tmp_path / name, _remotes(shared)) for name in ("a", "b")]
+    made: dict[ModuleName, dict[str, bytes]] = {}
+    try:
+        for host in hosts:
+            host.start()
+        for _ in range(25):
+            host = chance.choice(hosts)
+            for _ in range(chance.randrange(1, 4)):
+                name = entries.module(len(made))
+                made[name] = entries.files(name, seed=len(made), wrapped=chance.random() < 0.3)
+                entries.write(host.cache, name, made[name])
+            chance.choice(hosts).ask("prefetch", names=[str(chance.choice(list(made)))], wait=False)
+            time.sleep(chance.random() * 0.9)  # the moment is the point of the test
+            victim = chance.choice(hosts)
+            victim.kill()
+            victim.start()
+        for host in hosts:
+            assert host.ask("flush", timeout_s=40)[-1]["pending"] == 0
+        for name, content in made.items():
+            assert entries.shared(entries.read(shared, name)) == content, f"{name} on the remote (seed {seed})"
+            for host in hosts:
+                assert _fetch(host, name) == "ready"
+                assert entries.read(host.cache, name) == content, f"{name} on {host.home.name} (seed {seed})"
+        for host in hosts:
+            _assert_nothing_left(host, shared)
+    finally:
+        for host in hosts:
+            host.kill()
+
+
+def _remotes(shared: Path) -> list[dict[str, Any]]:
+    return [{"name": "shared", "url": f"file://{shared}", "mode": "read-write", "poll_s": 0.5}]
+
+
+def _start_dying(host: Daemon, point: str) -> None:
+    host.start_as(_DYING, DIE_AT=point)
+
+
+def _start_again(host: Daemon) -> None:
+    host.start_as(("-m", "neffd"))
+
+
+def _fetch(host: Daemon, name: ModuleName) -> str:
+    answers = host.ask("prefetch", names=[str(name)], wait=True)
+    return str([answer["state"] for answer in answers if "state" in answer][-1])
+
+
+def _ask_and_see_it_die(host: Daemon, name: ModuleName) -> None:
+    with pytest.raises((EOFError, ConnectionError)):
+        _fetch(host, name)
+    assert host.wait() == -9
+
+
+def _publish_by_hand(shared: Path, name: ModuleName) -> dict[str, bytes]:
+    content = entries.files(name, seed=3, wrapped=True)
+    folder = entries.write(shared, name, content)
+    digests = {
+        file: provenance.FileDigest(len(data), hashlib.sha256(data).hexdigest()) for file, data in content.items()
+    }
+    (folder / provenance.FILE_NAME).write_bytes(provenance.Provenance(digests).encode())
+    return content
+
+
+def _assert_nothing_left(host: Daemon, shared: Path) -> None:
+    """No half-made thing of ours: not in the staging folder, not on the remote, no lock in the cache directory."""
+    staging = Path(host.status()["cache_dirs"][0]["staging"])
+    assert [path for path in staging.rglob("*") if path.is_file()] == []
+    assert list(host.cache.rglob("*.lock")) == []
+    for module in shared.glob("neuronxcc-*/MODULE_*"):
+        name = ModuleName(module.parent.name, module.name)
+        assert set(entries.read(shared, name)) >= {"model.neff", "neffd.json"}
