@@ -69,6 +69,10 @@ class Catalog:
         known = self._namespaces.get(namespace)
         return known is not None and key in known.keys
 
+    def knows_absent(self, namespace: str, key: str) -> bool:
+        """Whether a negative answer can be given from memory."""
+        return self._is_fresh(namespace) and not self.knows(namespace, key)
+
     def namespaces_with(self, key: str) -> list[str]:
         """Every namespace known to hold `key`."""
         return sorted(name for name, known in self._namespaces.items() if key in known.keys)

@@ -102,6 +102,8 @@ class Fetcher:
             return Answer(False, "no-remotes")
         if name in self._waiting:
             return Answer(False, "locked")
+        if all(source.catalog.knows_absent(*name) for source in self._sources):
+            return Answer(False, "not-on-remotes")
         flight, is_new = self.flights.join(name)
         if is_new:
             self._tasks.start(self._fly(flight), name=f"fetch-{name.key}")

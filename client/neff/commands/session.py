@@ -1,0 +1,44 @@
+"""What the commands share: a connection with a person's patience, and tolerant reading of what comes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from neff import greeting
+from neff.connection import Connection, connect, socket_candidates
+from neff.protocol import Message, safe_text
+from neff.waits import Waits
+
+# A person would rather wait a moment than be told that a busy daemon is away; a trainer would not.
+CONNECT_S = 2.0
+ANSWER_S = 10.0
+
+WAITS = Waits()
+
+
+@contextmanager
+def session(args: argparse.Namespace) -> Iterator[Connection]:
+    """A connection to the daemon that `--socket` or the environment names; raises DaemonError."""
+    connection = connect(socket_candidates(args.socket), greeting.of_command(), WAITS, CONNECT_S)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def texts(message: Message, *names: str) -> list[str]:
+    """These fields as printable text, `?` where one is missing."""
+    return [safe_text(message[name]) if message.get(name) is not None else "?" for name in names]
+
+
+def objects(value: object) -> list[Message]:
+    """The objects of a list; nothing where it is something else."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def number(value: object) -> float | None:
+    """`value` if it is a finite number of at least 0."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and 0 <= value < 1e18 else None  # type: ignore[operator, arg-type]

@@ -1,0 +1,133 @@
+"""`neff status`: what the daemon on this host is doing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+
+from neff import exitcodes
+from neff.commands.session import ANSWER_S, WAITS, number, objects, session, texts
+from neff.errors import LostError
+from neff.patience import SilencePatience
+from neff.protocol import Message, safe_text
+
+HELP = "show what the daemon is doing"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="the whole status as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    with session(args) as connection:
+        for answer in connection.answers("status", {}, SilencePatience(WAITS.now_s(), ANSWER_S)):
+            status = answer.get("status")
+            if isinstance(status, dict):
+                print(json.dumps(status, indent=2) if args.json else "\n".join(describe(status)))
+                return exitcodes.OK
+        raise LostError("garbage", f"the daemon at {connection.path} sent no status")
+
+
+def describe(status: Message) -> Iterator[str]:
+    """The status for a person, line by line. Missing fields are left out or shown as `?`."""
+    version, state, pid = texts(status, "version", "state", "pid")
+    yield f"neffd {version}, {state}, pid {pid}, up {duration(status.get('uptime_s'))}"
+    yield from _section("cache directories", _cache_dirs(objects(status.get("cache_dirs"))))
+    yield from _section("remotes", _remotes(objects(status.get("remotes"))))
+    yield from _section("fetching", _fetching(objects(status.get("fetching"))))
+    yield from _section("since the start", _counters(status.get("counters")))
+
+
+def _section(title: str, lines: Iterator[str]) -> Iterator[str]:
+    for index, line in enumerate(lines):
+        if index == 0:
+            yield f"\n{title}:"
+        yield f"  {line}"
+
+
+def _cache_dirs(cache_dirs: list[Message]) -> Iterator[str]:
+    for cache_dir in cache_dirs:
+        entries = _object(cache_dir.get("entries"))
+        states = ("ready", "compiling", "pending", "failed")
+        counts = ", ".join(f"{count} {state}" for state, count in zip(states, texts(entries, *states), strict=True))
+        yield f"{texts(cache_dir, 'path')[0]}: {counts}"
+        for problem in objects(cache_dir.get("problems")):
+            reason, detail = texts(problem, "reason", "detail")
+            yield f"  problem: {reason}: {detail}"
+            if problem.get("hint"):
+                yield f"  mend it: {texts(problem, 'hint')[0]}"
+
+
+def _remotes(remotes: list[Message]) -> Iterator[str]:
+    lines = columns([_remote_row(remote) for remote in remotes])
+    for line, remote in zip(lines, remotes, strict=True):
+        yield line
+        journal = _object(remote.get("journal"))
+        waiting = number(journal.get("waiting"))
+        if waiting:
+            yield f"  {waiting:.0f} waiting for upload, the oldest for {duration(journal.get('oldest_s'))}"
+        for parked in objects(journal.get("parked")):
+            name, reason = texts(parked, "name", "reason")
+            yield f"  parked: {name}: {reason}"
+
+
+def _remote_row(remote: Message) -> list[str]:
+    name, url, mode = texts(remote, "name", "url", "mode")
+    if remote.get("can_write") is False and mode == "read-write":
+        mode = "read-write (no write access)"
+    available = remote.get("available")
+    state = "?" if available is None else "available" if available else f"unavailable: {texts(remote, 'reason')[0]}"
+    catalog = _object(remote.get("catalog"))
+    namespaces, keys = texts(catalog, "namespaces", "keys")
+    age = catalog.get("age_s")
+    seen = "never read" if age is None else f"read {duration(age)} ago"
+    return [name, url, mode, state, f"{keys} keys in {namespaces} namespaces, {seen}"]
+
+
+def _fetching(fetches: list[Message]) -> Iterator[str]:
+    for fetch in fetches:
+        name, remote = texts(fetch, "name", "remote")
+        progress = f"{megabytes(fetch.get('done_bytes'))} of {megabytes(fetch.get('total_bytes'))}"
+        yield f"{name} from {remote}: {progress}, {duration(fetch.get('since_s'))}"
+
+
+def _counters(counters: object) -> Iterator[str]:
+    """Those that have counted something."""
+    rows = []
+    for name, value in sorted(_object(counters).items()):
+        labelled = value if isinstance(value, dict) else {"": value}
+        for labels, count in labelled.items():
+            amount = number(count)
+            if amount:
+                rows.append([f"{name}{{{labels}}}" if labels else name, f"{amount:g}"])
+    yield from map(safe_text, columns(rows))
+
+
+def columns(rows: list[list[str]]) -> list[str]:
+    """The rows as lines with their columns under each other."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def duration(value: object) -> str:
+    """Seconds as a person says them: `12 s`, `3 min`, `2 h 5 min`, `4 d 1 h`."""
+    seconds = number(value)
+    if seconds is None:
+        return "?"
+    minutes, hours, days = int(seconds // 60), int(seconds // 3600), int(seconds // 86400)
+    if minutes == 0:
+        return f"{seconds:.0f} s"
+    if hours == 0:
+        return f"{minutes} min"
+    return f"{hours} h {minutes % 60} min" if days == 0 else f"{days} d {hours % 24} h"
+
+
+def megabytes(value: object) -> str:
+    """Bytes as `1.5 MB`."""
+    size_bytes = number(value)
+    return "?" if size_bytes is None else f"{size_bytes / 1e6:.1f} MB"
+
+
+def _object(value: object) -> Message:
+    return value if isinstance(value, dict) else {}

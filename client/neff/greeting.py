@@ -1,0 +1,55 @@
+"""The client's half of the greeting: who asks, about which cache directory, as part of which job."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from neff._version import __version__
+from neff.hubrepo import custom_repo
+from neff.protocol import MAX_TEXT_CHARS, PROTOCOL_VERSION, Message
+
+# Which ranks belong together (torchrun, Slurm) and what they compile for.
+JOB_VARIABLES = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "TORCHELASTIC_RUN_ID",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "SLURM_JOB_ID",
+    "SLURM_PROCID",
+    "SLURM_STEP_ID",
+    "NEURON_RT_NUM_CORES",
+    "NEURON_RT_VIRTUAL_CORE_SIZE",
+    "NEURON_LOGICAL_NC_CONFIG",
+)
+
+Identity = tuple[int, int] | tuple[None, None]
+
+
+def of_command() -> Message:
+    """The greeting of a command: no cache directory, no job."""
+    return {**_base(), "root": None, "device": None, "inode": None, "repo": None, "job": {}}
+
+
+def of_trainer(root: str, identity: Identity, environ: Mapping[str, str] | None = None) -> Message:
+    """The greeting of a process whose cache directory is `root`."""
+    environ = os.environ if environ is None else environ
+    device, inode = identity
+    job = {name: environ[name][:MAX_TEXT_CHARS] for name in JOB_VARIABLES if environ.get(name)}
+    return {**_base(), "root": root, "device": device, "inode": inode, "repo": custom_repo(environ), "job": job}
+
+
+def identity_of(root: str) -> Identity:
+    """(device, inode) of the directory, which tell it under any of its paths."""
+    try:
+        stat = os.stat(root)
+    except OSError:
+        return None, None
+    return stat.st_dev, stat.st_ino
+
+
+def _base() -> Message:
+    return {"protocol": PROTOCOL_VERSION, "client": f"neff {__version__}", "pid": os.getpid()}

@@ -1,0 +1,38 @@
+"""`make bench`: figures of one host, printed as a table and, with --json, as JSON.
+
+Every comparison runs both sides in one go and is given as a ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.bench.lookups import bench_lookups
+from tests.bench.measure import Figure
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="neffd-bench-") as folder:
+        figures = bench_lookups(Path(folder))
+    print(as_json(figures) if options.json else as_table(figures))
+    return 0
+
+
+def as_json(figures: list[Figure]) -> str:
+    return json.dumps([figure._asdict() for figure in figures], indent=2)
+
+
+def as_table(figures: list[Figure]) -> str:
+    width = max(len(figure.what) for figure in figures)
+    return "\n".join(f"{figure.what:<{width}}  {figure.value:>10.3f} {figure.unit}" for figure in figures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

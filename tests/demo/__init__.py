@@ -1,0 +1,1 @@
+"""`make demo`: two hosts share compiled graphs, with real daemons, real graphs and a stand-in compiler."""

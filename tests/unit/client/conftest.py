@@ -1,0 +1,23 @@
+"""A short directory for sockets, and an environment in which nothing of the machine's own settings shows."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def socket_path() -> Iterator[Path]:
+    """Where a scripted daemon may listen; pytest's own directories can be too long for a socket."""
+    with tempfile.TemporaryDirectory(prefix="neff") as directory:
+        yield Path(directory) / "s"
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("NEFFD_SOCKET", "NEFF_DISABLE", "NEURON_CC_FLAGS", "NEURON_COMPILE_CACHE_URL", "CUSTOM_CACHE_REPO"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))

@@ -1,0 +1,297 @@
+"""The `neff` command as a real process against a scripted daemon."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neff import __version__, exitcodes
+from neff.protocol import Message
+from tests.unit.client.scripted import Peer, Script, ScriptedDaemon
+
+NAMESPACE = "neuronxcc-2.20.9961.0+0acef03a"
+KEYS = [f"MODULE_{number}+e30acd3a" for number in range(3)]
+STATUS: Message = {
+    "schema": 1,
+    "version": "0.1.0",
+    "pid": 4711,
+    "uptime_s": 7384.2,
+    "state": "running",
+    "cache_dirs": [
+        {
+            "path": "/var/tmp/neuron-compile-cache",
+            "device": 64512,
+            "inode": 131074,
+            "staging": "/var/tmp/neuron-compile-cache.neffd",
+            "entries": {"ready": 12, "compiling": 1, "pending": 0, "failed": 2},
+            "problems": [{"reason": "cannot-share", "detail": "mode 0700", "hint": "chmod g+rwxs /var/tmp/x"}],
+        }
+    ],
+    "remotes": [
+        {
+            "name": "team",
+            "url": "file:///mnt/neff",
+            "mode": "read-write",
+            "available": True,
+            "reason": None,
+            "can_write": True,
+            "catalog": {"namespaces": 3, "keys": 120, "age_s": 4.2},
+            "journal": {"waiting": 2, "oldest_s": 90.0, "parked": [{"name": "n/MODULE_x", "reason": "namespace-full"}]},
+        },
+        {
+            "name": "public",
+            "url": "hf://org/public",
+            "mode": "read",
+            "available": False,
+            "reason": "no-network",
+            "can_write": False,
+            "catalog": {"namespaces": 0, "keys": 0, "age_s": None},
+            "journal": {"waiting": 0, "oldest_s": None, "parked": []},
+        },
+    ],
+    "fetching": [{"name": "n/M", "remote": "team", "done_bytes": 1_500_000, "total_bytes": 4_000_000, "since_s": 3.0}],
+    "counters": {"hits": 3, "misses": {"reason=locked": 2, "reason=disk": 0}, "idle": 0},
+}
+STATUS_TEXT = """\
+neffd 0.1.0, running, pid 4711, up 2 h 3 min
+
+cache directories:
+  /var/tmp/neuron-compile-cache: 12 ready, 1 compiling, 0 pending, 2 failed
+    problem: cannot-share: mode 0700
+    mend it: chmod g+rwxs /var/tmp/x
+
+remotes:
+  team    file:///mnt/neff  read-write  available                120 keys in 3 namespaces, read 4 s ago
+    2 waiting for upload, the oldest for 1 min
+    parked: n/MODULE_x: namespace-full
+  public  hf://org/public   read        unavailable: no-network  0 keys in 0 namespaces, never read
+
+fetching:
+  n/M from team: 1.5 MB of 4.0 MB, 3 s
+
+since the start:
+  hits                   3
+  misses{reason=locked}  2
+"""
+
+
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "neff.cli", *arguments]
+
+
+def _neff(*arguments: str, socket: Path | str | None = None) -> subprocess.CompletedProcess[str]:
+    environment = dict(os.environ)
+    if socket is not None:
+        environment["NEFFD_SOCKET"] = str(socket)
+    return subprocess.run(
+        _command(*arguments), capture_output=True, text=True, timeout=30, check=False, env=environment
+    )
+
+
+def _answer(*answers: Message, requests: list[Message] | None = None) -> Script:
+    def script(peer: Peer) -> None:
+        hello = peer.greet()
+        assert (hello["root"], hello["repo"], hello["job"]) == (None, None, {})
+        while True:
+            request = peer.read()
+            if requests is not None:
+                requests.append(request)
+            peer.send(*({"id": request["id"], **answer} for answer in answers))
+
+    return script
+
+
+def test_version() -> None:
+    result = _neff("--version")
+    assert (result.returncode, result.stdout) == (exitcodes.OK, f"neff {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("dance",),
+        ("prefetch",),
+        ("prefetch", "MODULE_without_flags"),
+        ("prefetch", "../../etc/passwd"),
+        ("prefetch", f"2.20/{KEYS[0]}"),
+        ("flush", "--timeout", "-1"),
+        ("flush", "--timeout", "nan"),
+        ("flush", "--timeout", "soon"),
+        ("status", "--socket"),
+    ],
+)
+def test_usage_errors(arguments: tuple[str, ...]) -> None:
+    result = _neff(*arguments)
+    assert result.returncode == exitcodes.USAGE
+    assert "neff" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [("status",), ("prefetch", KEYS[0]), ("flush",)])
+def test_no_daemon_says_where_and_what_to_do(arguments: tuple[str, ...], socket_path: Path) -> None:
+    result = _neff(*arguments, "--socket", str(socket_path))
+    assert result.returncode == exitcodes.UNREACHABLE
+    expected = f"no daemon answers at {socket_path} (tried {socket_path}: No such file or directory)"
+    assert result.stderr == f"neff: {expected}: is it running? systemctl status neffd\n"
+
+
+def test_the_socket_may_be_named_before_the_command_after_it_and_in_the_environment(socket_path: Path) -> None:
+    with ScriptedDaemon(socket_path, _answer({"status": STATUS, "done": True})):
+        assert _neff("--socket", str(socket_path), "status", socket="/nowhere").returncode == exitcodes.OK
+        assert _neff("status", "--socket", str(socket_path), socket="/nowhere").returncode == exitcodes.OK
+        assert _neff("status", socket=socket_path).returncode == exitcodes.OK
+        assert _neff("--socket", "/nowhere", "status", socket=socket_path).returncode == exitcodes.UNREACHABLE
+
+
+def test_status_for_a_person(socket_path: Path) -> None:
+    with ScriptedDaemon(socket_path, _answer({"status": STATUS, "done": True})):
+        result = _neff("status", socket=socket_path)
+    assert (result.stdout, result.stderr, result.returncode) == (STATUS_TEXT, "", exitcodes.OK)
+
+
+def test_status_for_a_program(socket_path: Path) -> None:
+    with ScriptedDaemon(socket_path, _answer({"status": STATUS, "done": True})):
+        result = _neff("status", "--json", socket=socket_path)
+    assert json.loads(result.stdout) == STATUS
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {},
+        {"cache_dirs": [{}], "remotes": [{}], "fetching": [{}], "counters": {"a": {}}},
+        {"cache_dirs": 5, "remotes": "x", "fetching": [1, None], "counters": [], "uptime_s": "long"},
+        {"remotes": [{"catalog": 5, "journal": [], "name": "\x1b[31mred\n"}], "counters": {"\x1b[2J": 1, "b": True}},
+        {"cache_dirs": [{"entries": None, "problems": {}}], "uptime_s": -1, "version": None},
+    ],
+)
+def test_status_with_missing_or_odd_fields(socket_path: Path, status: Any) -> None:
+    with ScriptedDaemon(socket_path, _answer({"status": status, "done": True})):
+        result = _neff("status", socket=socket_path)
+    assert (result.returncode, result.stderr) == (exitcodes.OK, "")
+    assert "\x1b" not in result.stdout
+
+
+def test_status_into_a_closed_pipe_is_quiet(socket_path: Path) -> None:
+    with ScriptedDaemon(socket_path, _answer({"status": STATUS, "done": True})):
+        reading, writing = os.pipe()
+        os.close(reading)
+        result = subprocess.run(
+            _command("status", "--socket", str(socket_path)), stdout=writing, stderr=subprocess.PIPE, check=False
+        )
+        os.close(writing)
+    assert (result.returncode, result.stderr) == (exitcodes.FAILED, b"")
+
+
+@pytest.mark.parametrize(
+    ("wait", "states", "code"),
+    [
+        (False, ["ready", "fetching", "ready"], exitcodes.OK),
+        (False, ["ready", "not-on-remotes", "fetching"], exitcodes.NOT_FOUND),
+        (True, ["ready", "ready", "ready"], exitcodes.OK),
+        (True, ["ready", "not-on-remotes", "ambiguous-namespace"], exitcodes.NOT_FOUND),
+        (True, ["ready", "not-on-remotes", "disk"], exitcodes.FAILED),
+        (True, ["ready", "fetching", "ready"], exitcodes.PENDING),
+        (True, ["ready", "", "ready"], exitcodes.FAILED),
+    ],
+)
+def test_prefetch(socket_path: Path, wait: bool, states: list[str], code: int) -> None:
+    names = [KEYS[0], f"{NAMESPACE}/{KEYS[1]}", KEYS[2]]
+    answers: list[Message] = [
+        {"name": name, **({"state": state} if state in ("ready", "fetching") else {"state": "absent", "reason": state})}
+        for name, state in zip(names, states, strict=True)
+        if state
+    ]
+    requests: list[Message] = []
+    with ScriptedDaemon(socket_path, _answer(*answers, {"done": True}, requests=requests)):
+        result = _neff("prefetch", *(["--wait"] if wait else []), *names, names[0], socket=socket_path)
+    assert result.returncode == code
+    assert (requests[0]["names"], requests[0]["wait"]) == (names, wait)
+    assert len(result.stdout.splitlines()) == len(answers)
+
+
+def test_prefetch_shows_changes_and_not_every_step(socket_path: Path) -> None:
+    fetching: Message = {"name": KEYS[0], "state": "fetching", "done_bytes": 1}
+    ready: Message = {"name": KEYS[0], "state": "ready", "source": "team"}
+    with ScriptedDaemon(socket_path, _answer(fetching, fetching, fetching, ready, {"done": True})):
+        result = _neff("prefetch", "--wait", KEYS[0], socket=socket_path)
+    assert result.stdout == f"fetching  {KEYS[0]}\nready     {KEYS[0]} from team\n"
+
+
+def test_many_keys_go_in_several_requests(socket_path: Path) -> None:
+    requests: list[Message] = []
+    keys = [f"MODULE_{number}+e30acd3a" for number in range(1200)]
+    with ScriptedDaemon(socket_path, _answer({"done": True}, requests=requests)):
+        _neff("prefetch", *keys, socket=socket_path)
+    assert [len(request["names"]) for request in requests] == [500, 500, 200]
+
+
+@pytest.mark.parametrize(
+    ("last", "code", "text"),
+    [
+        ({"pending": 0, "parked": []}, exitcodes.OK, "nothing waits for upload\n"),
+        ({"pending": 2, "parked": []}, exitcodes.PENDING, "2 still waiting for upload; the daemon goes on\n"),
+        (
+            {"pending": 0, "parked": [{"name": "n/M", "remote": "team", "reason": "public-repo"}]},
+            exitcodes.FAILED,
+            "parked    n/M for team: public-repo\nnothing waits for upload, 1 parked\n",
+        ),
+    ],
+)
+def test_flush(socket_path: Path, last: Message, code: int, text: str) -> None:
+    requests: list[Message] = []
+    with ScriptedDaemon(socket_path, _answer({"pending": 3}, {**last, "done": True}, requests=requests)):
+        result = _neff("flush", "--timeout", "5", socket=socket_path)
+    assert (result.returncode, result.stdout) == (code, text)
+    assert requests == [{"id": 1, "op": "flush", "timeout_s": 5.0}]
+
+
+def test_what_the_daemon_refuses_is_told(socket_path: Path) -> None:
+    refusal: Message = {"error": {"code": "too-many", "message": "at most 1000 names"}}
+    with ScriptedDaemon(socket_path, _answer(refusal)):
+        result = _neff("prefetch", KEYS[0], socket=socket_path)
+    assert result.returncode == exitcodes.FAILED
+    assert result.stderr == "neff: the daemon refused: at most 1000 names (too-many)\n"
+
+
+@pytest.mark.parametrize("arguments", [("status",), ("flush",)])
+def test_an_answer_without_content_or_a_daemon_that_dies(socket_path: Path, arguments: tuple[str, ...]) -> None:
+    def dies(peer: Peer) -> None:
+        peer.greet()
+        peer.read()
+
+    with ScriptedDaemon(socket_path, _answer({"done": True}), dies):
+        for _ in range(2):
+            result = _neff(*arguments, socket=socket_path)
+            assert result.returncode == exitcodes.UNREACHABLE
+            assert result.stderr.startswith("neff: the ")
+
+
+def test_ctrl_c_ends_a_wait_without_a_traceback(socket_path: Path) -> None:
+    processes: list[subprocess.Popen[str]] = []
+
+    def interrupt(peer: Peer) -> None:
+        peer.greet()
+        peer.read()
+        processes[0].send_signal(signal.SIGINT)
+        peer.hang()
+
+    with ScriptedDaemon(socket_path, interrupt):
+        processes.append(
+            subprocess.Popen(
+                _command("prefetch", "--wait", KEYS[0], "--socket", str(socket_path)),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+        output, errors = processes[0].communicate(timeout=20)
+    assert (processes[0].returncode, output, errors) == (exitcodes.INTERRUPTED, "", "")
