@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
 from neff.cachedir import DEFAULT_CACHE_DIR, cache_url, local_path
+from neff.hubrepo import custom_repo
 from neffd import config_values as values
 from neffd.config_sources import Key, Merged, Problem, nearest, read, shown, without_secrets
 from neffd.config_values import Address, RemoteKind, RemoteUrl, parse_remote_url
@@ -68,6 +69,7 @@ class RemoteConfig(_Section):
     allow_public: bool = False
     endpoint: values.Endpoint = None
     token_file: values.OptionalPath = None
+    anonymous: bool = False
 
     @property
     def kind(self) -> RemoteKind:
@@ -108,7 +110,7 @@ class RemoteConfig(_Section):
             raise ValueError("true only together with mode: read-write")
         return mirror
 
-    @field_validator("endpoint", "token_file")
+    @field_validator("endpoint", "token_file", "anonymous")
     @classmethod
     def _hub_only(cls, value: Any, info: ValidationInfo) -> Any:
         if value and str(info.data.get("url", "")).startswith("file:"):
@@ -116,9 +118,22 @@ class RemoteConfig(_Section):
         return value
 
 
-def default_remotes() -> tuple[RemoteConfig, ...]:
-    """The remotes of a host whose configuration names none."""
-    return ()
+PUBLIC_REPO = "aws-neuron/optimum-neuron-cache"
+
+
+def default_remotes(environ: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The remotes of a host whose configuration names none, under the names that optimum-neuron uses.
+
+    The repo of CUSTOM_CACHE_REPO, the saved one, the public one: each that is set. The first may be written where the
+    token allows it; the public one is read without a token.
+    """
+    without_variable = {name: value for name, value in environ.items() if name != "CUSTOM_CACHE_REPO"}
+    named = dict.fromkeys(repo for repo in (custom_repo(environ), custom_repo(without_variable)) if repo)
+    own = [repo for repo in named if "/" in repo and repo != PUBLIC_REPO]
+    remotes: list[dict[str, Any]] = [{"url": f"hf://{repo}"} for repo in own]
+    if remotes:
+        remotes[0]["mode"] = "read-write"
+    return [*remotes, {"url": f"hf://{PUBLIC_REPO}", "name": "public", "anonymous": True}]
 
 
 class Config(_Section):
@@ -134,7 +149,8 @@ class Config(_Section):
     log_level: values.LogLevel = "info"
     upload: UploadConfig = UploadConfig()
     fetch: FetchConfig = FetchConfig()
-    remotes: tuple[RemoteConfig, ...] = Field(default_factory=default_remotes)
+    allow_client_remotes: bool = False
+    remotes: tuple[RemoteConfig, ...]
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
 
@@ -250,6 +266,8 @@ def _fill_in(merged: Merged, environ: Mapping[str, str]) -> None:
             merged.sources["cache_dirs"] = NEURON_ENVIRONMENT
     if "state_dir" not in tree:
         tree["state_dir"] = default_state_dir(environ, root=root)
+    if "remotes" not in tree:
+        tree["remotes"] = default_remotes(environ)
     if "socket" not in tree:
         tree["socket"] = default_socket(environ, Path(str(tree["state_dir"])), root=root)
 
@@ -304,7 +322,9 @@ def _config_error(problems: list[Problem]) -> ConfigError:
 def _sources_of(merged: Merged) -> dict[str, str]:
     """The source of every key that was given, keys of remotes included."""
     sources = {path: source for path, source in merged.sources.items() if path}
-    for number, remote in enumerate(merged.tree.get("remotes", ())):
+    if "remotes" not in sources:
+        return sources
+    for number, remote in enumerate(merged.tree["remotes"]):
         sources.update({f"remotes[{number}].{field}": sources["remotes"] for field in remote})
         if not remote.get("name"):
             sources[f"remotes[{number}].name"] = "from url"

@@ -43,6 +43,8 @@ _WORKERS = 16
 _FINISH_S = 6.0
 _CANCEL_S = 2.0
 _FLUSH_LOOK_S = 0.1
+# Each costs polls and, where it is written, a worker process.
+_MAX_REMOTES = 16
 
 
 class ManagedRoot:
@@ -109,6 +111,7 @@ class Service:
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="neffd-worker")
         self._roots: list[ManagedRoot] = []
         self._remotes: list[ManagedRemote] = []
+        self._sources: list[Source] = []
         self._orphans: set[str] = set()
         self._listener = Listener(config.socket, config.socket_mode, config.socket_group)
         self._http = HttpServer(self, self.metrics)
@@ -154,30 +157,34 @@ class Service:
         log.info("neffd %s serves %s on %s", __version__, [str(root.path) for root in roots], self._config.socket)
 
     def _open_remotes(self) -> None:
-        upload = self._config.upload
-        limits = Limits(upload.quiet_s, upload.max_delay_s, upload.max_bytes, upload.max_files)
         for config in self._config.remotes:
-            remote = open_remote(config)
-            catalog = Catalog(remote, self.tasks, self.metrics, poll_s=config.poll_s, clock=self._clock)
-            pusher = None
-            if config.can_write:
-                pusher = Pusher(
-                    remote,
-                    self._journal,
-                    self.metrics,
-                    limits,
-                    allow_public=config.allow_public,
-                    existing=upload.existing,
-                    clock=self._clock,
-                )
-            self._remotes.append(ManagedRemote(config, remote, catalog, pusher))
+            managed = self._open_remote(config)
+            self._remotes.append(managed)
+            self._sources.append(Source(managed.remote, managed.catalog))
+
+    def _open_remote(self, config: RemoteConfig) -> ManagedRemote:
+        upload = self._config.upload
+        remote = open_remote(config, self._config.state_dir)
+        catalog = Catalog(remote, self.tasks, self.metrics, poll_s=config.poll_s, clock=self._clock)
+        if not config.can_write:
+            return ManagedRemote(config, remote, catalog, None)
+        pusher = Pusher(
+            remote,
+            self._journal,
+            self.metrics,
+            Limits(upload.quiet_s, upload.max_delay_s, upload.max_bytes, upload.max_files),
+            allow_public=config.allow_public,
+            existing=upload.existing,
+            clock=self._clock,
+        )
+        return ManagedRemote(config, remote, catalog, pusher)
 
     def _manage(self, root: CacheRoot, index: Index) -> ManagedRoot:
         upload, fetch = self._config.upload, self._config.fetch
         problems = Problems(str(root.path))
         fetcher = Fetcher(
             root,
-            [Source(managed.remote, managed.catalog) for managed in self._remotes],
+            self._sources,
             index,
             self.tasks,
             self.metrics,
@@ -193,7 +200,7 @@ class Service:
             self._journal,
             self.metrics,
             self._workers,
-            audience=self._audience(),
+            audience=self._audience,
             trust=Trust.of(root.path, upload.trusted_uids, upload.trusted_gids),
             settle_s=upload.settle_s,
             scan_s=self._config.scan_s,
@@ -218,9 +225,13 @@ class Service:
             self.tasks.start(managed.collector.run(), name=f"collect-{managed.root.path}")
             self.tasks.start(managed.fetcher.run(), name=f"fetcher-{managed.root.path}")
         for remote in self._remotes:
-            self.tasks.start(remote.catalog.keep_fresh(), name=f"catalog-{remote.remote.name}")
-            if remote.pusher is not None:
-                self.tasks.start(remote.pusher.run(), name=f"push-{remote.remote.name}")
+            self._start_remote(remote)
+
+    def _start_remote(self, managed: ManagedRemote) -> None:
+        name = managed.remote.name
+        self.tasks.start(managed.catalog.keep_fresh(), name=f"catalog-{name}")
+        if managed.pusher is not None:
+            self.tasks.start(managed.pusher.run(), name=f"push-{name}")
 
     async def _shut_down(self) -> None:
         """No more questions, finish what is nearly done, cancel the rest, close what is durable last."""
@@ -275,8 +286,28 @@ class Service:
         for managed in self._roots:
             root = managed.root
             if (hello.get("device"), hello.get("inode")) == (root.device, root.inode) or path == str(root.path):
-                return managed.fetcher, str(root.path), None
+                return managed.fetcher, str(root.path), self._use_client_repo(hello.get("repo"))
         return None, None, "other-cache-dir"
+
+    def _use_client_repo(self, repo: object) -> str | None:
+        """Honour the Hub repo of a client's environment; the reason where that is not to be."""
+        if not isinstance(repo, str) or any(managed.config.repo_id == repo for managed in self._remotes):
+            return None
+        if not self._config.allow_client_remotes or len(self._remotes) >= _MAX_REMOTES:
+            return "repo-not-configured"
+        try:
+            config = RemoteConfig(url=f"hf://{repo}", mode="read-write")
+        except ValueError:
+            return "repo-not-configured"
+        if any(managed.config.name == config.name for managed in self._remotes):
+            return "repo-not-configured"
+        log.info("a client brought the remote %s", repo)
+        managed = self._open_remote(config)
+        # What a user chose goes before what everybody has.
+        self._remotes.insert(0, managed)
+        self._sources.insert(0, Source(managed.remote, managed.catalog))
+        self._start_remote(managed)
+        return None
 
     def resolver_for(self, name: ModuleName) -> Resolver | None:
         """The first cache directory, which is the only one on most hosts."""
@@ -295,7 +326,10 @@ class Service:
 
     async def flush(self, timeout_s: float, progress: Callable[[int], None]) -> tuple[int, list[dict[str, str]]]:
         """Look once more, send what waits, until nothing does or `timeout_s` has passed."""
-        deadline = self._clock() + timeout_s
+        began = self._clock()
+        deadline = began + timeout_s
+        # What has just been compiled is let settle first, so that all of it goes as one batch.
+        settled_by = began + 2 * self._config.upload.settle_s + 1
         for managed in self._roots:
             await managed.collector.scan_now()
         shown = -1
@@ -303,8 +337,9 @@ class Service:
             if pending != shown:
                 progress(pending)
                 shown = pending
+            is_settled = not any(managed.collector.settling for managed in self._roots)
             for remote in self._remotes:
-                if remote.pusher is not None:
+                if remote.pusher is not None and (is_settled or self._clock() > settled_by):
                     remote.pusher.flush()
             await asyncio.sleep(_FLUSH_LOOK_S)
         return self._pending(), [

@@ -10,57 +10,74 @@ import shutil
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from tests.demo.between import Between, open_between
 from tests.demo.trainer_run import Step, TrainerRun, train
 from tests.harness.daemon import Daemon
 
 _COMPILE_S = 1.5
+# As in production: what is compiled within ten seconds goes together.
+_OVERRIDES = {"upload": {"quiet_s": 10, "max_delay_s": 120, "settle_s": 2}}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One host in the table."""
+
+    label: str
+    run: TrainerRun
+    moved_bytes: int
+    traffic: dict[str, int]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.demo", description=__doc__)
+    parser.add_argument("--remote", choices=("hub", "directory"), default="hub", help="default: %(default)s")
     parser.add_argument("--compile-s", type=float, default=_COMPILE_S, help="seconds a compile takes (%(default)s)")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="neffd-demo-"))
     try:
-        return demo(folder, options.compile_s)
+        with open_between(options.remote, folder) as between:
+            return demo(folder, between, options.compile_s)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def demo(folder: Path, compile_s: float) -> int:
+def demo(folder: Path, between: Between, compile_s: float) -> int:
     """Run both hosts below `folder`; returns the exit code."""
-    remote = folder / "shared"
-    remote.mkdir()
-    remotes: list[dict[str, Any]] = [
-        {"name": "shared", "url": f"file://{remote}", "mode": "read-write", "poll_s": 1},
-    ]
-    say("Two hosts, each with its own cache directory and its own neffd; between them one shared directory.")
+    say(f"Two hosts, each with its own cache directory and its own neffd; {between.title}.")
     say(f"The graphs are real HLO modules; the compiler is a stand-in that takes {compile_s:g} s a graph.\n")
-    with Daemon(folder / "host-a", remotes) as host_a, Daemon(folder / "host-b", remotes) as host_b:
-        runs = {}
-        for host in (host_a, host_b):
-            label = host.home.name.replace("-", " ")
-            say(f"{label}: the trainer starts")
-            runs[label] = train(host, compile_s, show_step)
-            if host is host_a:
-                wait_for_uploads(host)
-            say("")
-        fetched_bytes = int(host_b.counter("neffd_fetched_bytes", "remote=shared"))
-        shared_bytes = int(host_a.counter("neffd_published_bytes", "remote=shared"))
+    remotes = between.remotes()
+    with (
+        Daemon(folder / "host-a", remotes, _OVERRIDES) as host_a,
+        Daemon(folder / "host-b", remotes, _OVERRIDES) as host_b,
+    ):
+        between.traffic()
+        first = run_host(host_a, "host a", between, compile_s, "neffd_published_bytes")
+        second = run_host(host_b, "host b", between, compile_s, "neffd_fetched_bytes")
         problems = differences(host_a.cache, host_b.cache)
-    print_table(runs, {"host a": shared_bytes, "host b": fetched_bytes})
-    if runs["host b"].compiled:
-        problems.append(f"host b compiled {runs['host b'].compiled} graphs")
-    if runs["host a"].compiled == 0 or len(runs["host a"].steps) != len(runs["host b"].steps):
+    print_table([first, second])
+    if second.run.compiled:
+        problems.append(f"host b compiled {second.run.compiled} graphs")
+    if first.run.compiled == 0 or len(first.run.steps) != len(second.run.steps):
         problems.append("host a compiled nothing, or the hosts met different graphs")
     for problem in problems:
         say(f"WRONG: {problem}")
     if not problems:
         say("\nHost B compiled nothing, and every byte of every entry agrees.")
     return 1 if problems else 0
+
+
+def run_host(host: Daemon, label: str, between: Between, compile_s: float, moved: str) -> Row:
+    """One trainer from start to end, and until what it made has reached the remote."""
+    say(f"{label}: the trainer starts")
+    run = train(host, compile_s, show_step)
+    if run.compiled:
+        wait_for_uploads(host)
+    say("")
+    return Row(label, run, int(host.counter(moved, f"remote={between.name}")), between.traffic())
 
 
 def show_step(step: Step) -> None:
@@ -75,7 +92,7 @@ def wait_for_uploads(host: Daemon) -> None:
     for answer in answers[:-1]:
         say(f"  {answer['pending']} entries wait for the remote")
     if answers[-1]["pending"] or answers[-1]["parked"]:
-        raise SystemExit(f"not everything reached the remote: {answers[-1]}")
+        raise SystemExit(f"not everything reached the remote: {answers[-1]}\n{host.log}")
     say(f"  everything is on the remote, {time.monotonic() - began:.1f} s after the trainer ended")
 
 
@@ -91,12 +108,13 @@ def content(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
 
 
-def print_table(runs: dict[str, TrainerRun], moved_bytes: dict[str, int]) -> None:
-    say(f"{'':<8} {'graphs':>7} {'compiled':>9} {'fetched':>8} {'seconds':>8} {'MB moved':>9}")
-    for label, run in runs.items():
-        met = len(run.steps)
-        megabytes = moved_bytes[label] / 1e6
-        say(f"{label:<8} {met:>7} {run.compiled:>9} {met - run.compiled:>8} {run.seconds:>8.1f} {megabytes:>9.2f}")
+def print_table(rows: list[Row]) -> None:
+    counted = list(rows[0].traffic)
+    say("".join(f"{title:>10}" for title in ("", "graphs", "compiled", "fetched", "seconds", "MB moved", *counted)))
+    for row in rows:
+        met, run = len(row.run.steps), row.run
+        cells = [row.label, met, run.compiled, met - run.compiled, f"{run.seconds:.1f}", f"{row.moved_bytes / 1e6:.2f}"]
+        say("".join(f"{cell!s:>10}" for cell in [*cells, *(row.traffic[name] for name in counted)]))
 
 
 def say(text: str) -> None:

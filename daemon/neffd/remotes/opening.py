@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
 from neffd.config import RemoteConfig
 from neffd.errors import ConfigError
 from neffd.remotes.base import Remote
 from neffd.remotes.directory import DirectoryRemote
+from neffd.remotes.hub.repo import HubRepoRemote
+from neffd.remotes.hub.tokens import TokenSource
+
+_HUB = "https://huggingface.co"
 
 
-def open_remote(config: RemoteConfig) -> Remote:
+def open_remote(config: RemoteConfig, state_dir: Path, environ: Mapping[str, str] = os.environ) -> Remote:
     """The remote that `config` describes; contacts nothing yet."""
     if config.kind == "directory":
         return DirectoryRemote(config.name, config.path)
+    if config.kind == "hub-repo":
+        endpoint = (config.endpoint or environ.get("HF_ENDPOINT") or _HUB).rstrip("/")
+        tokens = TokenSource(config.token_file, anonymous=config.anonymous, environ=environ)
+        return HubRepoRemote(config.name, endpoint, config.repo_id, tokens, state_dir / "hub")
     raise ConfigError("remote-kind", f"remotes: {config.url}: this kind of remote is not supported yet")

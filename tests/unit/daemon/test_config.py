@@ -17,7 +17,6 @@ from neffd.config import (
     Config,
     RemoteConfig,
     UploadConfig,
-    default_remotes,
     default_socket,
     default_state_dir,
     keys,
@@ -323,7 +322,32 @@ def test_the_example_shows_every_key_with_its_default(tmp_path: Path) -> None:
     defaults["state_dir"] = default_state_dir({}, root=True)
     defaults["socket"] = default_socket({}, Path("/unused"), root=True)
     assert shown.model_dump(exclude={"remotes"}) == {k: v for k, v in defaults.items() if k != "remotes"}
-    assert defaults["remotes"] == default_remotes() == ()
+
+
+def test_without_remotes_there_is_the_public_one(tmp_path: Path) -> None:
+    (remote,) = load(None, {**HOST, "HF_HOME": str(tmp_path)}).remotes
+    assert remote.url == "hf://aws-neuron/optimum-neuron-cache"
+    assert (remote.mode, remote.anonymous, remote.can_write) == ("read", True, False)
+
+
+def test_the_environments_repos_come_before_the_public_one(tmp_path: Path) -> None:
+    (tmp_path / "optimum_neuron_custom_cache").write_text("org/saved")
+    environ = {**HOST, "HF_HOME": str(tmp_path)}
+    saved = load(None, environ).remotes
+    assert [remote.repo_id for remote in saved] == ["org/saved", "aws-neuron/optimum-neuron-cache"]
+    assert [remote.can_write for remote in saved] == [True, False]
+    both = load(None, {**environ, "CUSTOM_CACHE_REPO": "org/mine"}).remotes
+    assert [remote.repo_id for remote in both] == ["org/mine", "org/saved", "aws-neuron/optimum-neuron-cache"]
+    assert [remote.can_write for remote in both] == [True, False, False]
+    same = load(None, {**environ, "CUSTOM_CACHE_REPO": "aws-neuron/optimum-neuron-cache"}).remotes
+    assert [(remote.repo_id, remote.anonymous) for remote in same] == [
+        ("org/saved", False),
+        ("aws-neuron/optimum-neuron-cache", True),
+    ]
+
+
+def test_no_remotes_at_all_has_to_be_said(tmp_path: Path) -> None:
+    assert from_text(tmp_path, "remotes: []").remotes == ()
 
 
 def test_the_example_shows_every_key_of_a_remote() -> None:

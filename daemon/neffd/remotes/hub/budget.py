@@ -1,0 +1,59 @@
+"""How often we may commit: the Hub allows about 128 commits an hour for everybody who shares a token.
+
+A plain object with an injected clock. A burst is free, so that small teams see no delay; then commits are spaced so
+that an hour never holds more than the limit, and what waits meanwhile goes in larger batches.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable
+
+PER_HOUR = 120
+BURST = 20
+_HOUR_S = 3600.0
+
+
+_RATE_LIMIT = re.compile(r'"[a-z]+"\s*;\s*r=(?P<left>\d{1,9})\s*;\s*t=(?P<reset_s>\d{1,6})')
+
+
+def retry_after_s(rate_limit: str, retry_after: str) -> float | None:
+    """How long the Hub asks us to wait: `RateLimit` with nothing left, else `Retry-After` in whole seconds."""
+    match = _RATE_LIMIT.search(rate_limit)
+    if match is not None and int(match["left"]) == 0:
+        return float(match["reset_s"]) + 1
+    return float(retry_after) + 1 if re.fullmatch(r"[0-9]{1,6}", retry_after) else None
+
+
+class CommitBudget:
+    """Paces commits of one remote.
+
+    Args:
+        per_hour: most commits in any hour.
+        burst: how many of them may follow each other without a pause.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float], per_hour: int = PER_HOUR, burst: int = BURST) -> None:
+        self._clock = clock
+        self._burst = min(burst, per_hour)
+        self._gap_s = _HOUR_S / max(1, per_hour - self._burst)
+        self._per_hour = per_hour
+        self._spent: deque[float] = deque()
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds until a commit fits into the budget."""
+        now = self._clock()
+        while self._spent and now - self._spent[0] >= _HOUR_S:
+            self._spent.popleft()
+        if len(self._spent) < self._burst:
+            return 0.0
+        if len(self._spent) >= self._per_hour:
+            return self._spent[0] + _HOUR_S - now
+        return max(0.0, self._spent[-1] + self._gap_s - now)
+
+    def spend(self) -> None:
+        """Count one attempt; a failed one may have landed."""
+        self._spent.append(self._clock())

@@ -1,0 +1,179 @@
+"""The Hub's reading calls over the daemon's own HTTP client: with time-outs, streamed, quota headers read.
+
+Calls and error codes are those of the public Hub API as huggingface_hub 2.x uses it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+from urllib.parse import quote, urljoin
+
+import aiohttp
+from yarl import URL
+
+from neffd import __version__
+from neffd.remotes.base import RemoteUnavailable
+from neffd.remotes.hub.budget import retry_after_s
+from neffd.remotes.hub.tokens import TokenSource
+
+MAX_PATHS_PER_REQUEST = 1_000
+_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=10, sock_connect=5, sock_read=10)
+_MAX_REDIRECTS = 5
+
+
+class NotThere(Exception):
+    """The Hub says that a path, or the revision itself, does not exist."""
+
+
+class HubClient:
+    """Reading calls on one model repo.
+
+    Args:
+        endpoint: base URL of the Hub, without a trailing slash.
+        repo_id: `org/name`.
+        tokens: asked before every call; the token goes to `endpoint` only, never along a redirect to another origin.
+    """
+
+    def __init__(self, endpoint: str, repo_id: str, tokens: TokenSource) -> None:
+        self._endpoint = endpoint
+        self._api = f"{endpoint}/api/models/{repo_id}"
+        self._files = f"{endpoint}/{repo_id}/resolve"
+        self._origin = URL(endpoint).origin()
+        self._tokens = tokens
+        self._session: aiohttp.ClientSession | None = None
+
+    async def head(self) -> str:
+        """The commit that `main` points to: one HEAD, on the resolver's quota, which is the larger one."""
+        async with self._request("HEAD", f"{self._files}/main/.gitattributes", may_miss=True) as answer:
+            commit = answer.headers.get("X-Repo-Commit", "")
+        if not re.fullmatch(r"[0-9a-f]{40}", commit):
+            raise RemoteUnavailable("bad-answer", "no commit in the answer to a head poll")
+        return commit
+
+    async def tree(self, path: str, revision: str) -> AsyncIterator[list[dict[str, Any]]]:
+        """The items of one folder, page by page; raises NotThere if there is no such folder."""
+        url: str | None = f"{self._api}/tree/{revision}/{quote(path, safe='')}".rstrip("/")
+        while url is not None:
+            async with self._request("GET", url) as answer:
+                page = await _json(answer)
+                link = answer.links.get("next")
+                following = link.get("url") if link is not None else None
+            if not isinstance(page, list):
+                raise RemoteUnavailable("bad-answer", "a listing is no list")
+            yield [item for item in page if isinstance(item, dict)]
+            url = None if following is None else str(following)
+            if url is not None and URL(url).origin() != self._origin:
+                raise RemoteUnavailable("bad-answer", "a listing goes on at another host")
+
+    async def paths_info(self, paths: Sequence[str], revision: str) -> list[dict[str, Any]]:
+        """What is known of `paths`; those that do not exist are absent."""
+        found: list[dict[str, Any]] = []
+        for start in range(0, len(paths), MAX_PATHS_PER_REQUEST):
+            part = paths[start : start + MAX_PATHS_PER_REQUEST]
+            body = [*(("paths", path) for path in part), ("expand", "false")]
+            async with self._request("POST", f"{self._api}/paths-info/{revision}", data=body) as answer:
+                items = await _json(answer)
+            if not isinstance(items, list):
+                raise RemoteUnavailable("bad-answer", "paths-info is no list")
+            found += [item for item in items if isinstance(item, dict)]
+        return found
+
+    @contextlib.asynccontextmanager
+    async def open_file(self, revision: str, path: str) -> AsyncIterator[aiohttp.StreamReader]:
+        """The content of one file: one request to the Hub, redirected to where the bytes are."""
+        url = f"{self._files}/{revision}/{quote(path)}"
+        async with self._request("GET", url, headers={"Accept-Encoding": "identity"}) as answer:
+            yield answer.content
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    @contextlib.asynccontextmanager
+    async def _request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: dict[str, str] | None = None,
+        data: Any = None,
+        may_miss: bool = False,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=_TIMEOUT, trust_env=True, auto_decompress=True)
+        try:
+            answer = await self._follow(method, url, headers or {}, data)
+            async with answer:
+                _raise_for(answer, may_miss)
+                yield answer
+        except asyncio.TimeoutError:
+            raise RemoteUnavailable("timeout", f"{method} {_shown(url)}") from None
+        except aiohttp.ClientPayloadError as error:
+            raise RemoteUnavailable("broken-transfer", _shown(str(error))) from None
+        except aiohttp.ClientError as error:
+            raise RemoteUnavailable("unreachable", type(error).__name__) from None
+
+    async def _follow(self, method: str, url: str, headers: dict[str, str], data: Any) -> aiohttp.ClientResponse:
+        """Send, following redirects by hand: the token must not leave its origin."""
+        assert self._session is not None
+        for _ in range(_MAX_REDIRECTS):
+            sent = {"User-Agent": f"neffd/{__version__}", **headers}
+            token = self._tokens.get()
+            if token is not None and URL(url).origin() == self._origin:
+                sent["Authorization"] = f"Bearer {token}"
+            form = aiohttp.FormData(data) if data is not None else None
+            answer = await self._session.request(
+                method, URL(url, encoded=True), headers=sent, data=form, allow_redirects=False
+            )
+            location = answer.headers.get("Location")
+            is_file_head = method == "HEAD" and "X-Repo-Commit" in answer.headers
+            if answer.status not in (301, 302, 303, 307, 308) or location is None or is_file_head:
+                return answer
+            answer.release()
+            url = urljoin(url, location)
+            scheme = URL(url).scheme
+            if scheme != "https" and scheme != self._origin.scheme:
+                raise RemoteUnavailable("bad-answer", "a redirect leaves https")
+        raise RemoteUnavailable("bad-answer", "too many redirects")
+
+
+def _raise_for(answer: aiohttp.ClientResponse, may_miss: bool) -> None:
+    """Turn an error answer into its outcome."""
+    status, code = answer.status, answer.headers.get("X-Error-Code", "")
+    if status < 400:
+        return
+    if status == 404 and code in ("EntryNotFound", "RevisionNotFound"):
+        if may_miss and code == "EntryNotFound":
+            return
+        raise NotThere(code)
+    if status == 429:
+        raise RemoteUnavailable("rate-limited", retry_after_s=_retry_after_s(answer))
+    if code == "GatedRepo" or status == 403:
+        raise RemoteUnavailable("forbidden", f"{status} {code}", retry_after_s=_retry_after_s(answer))
+    if code == "RepoNotFound" or status == 404:
+        raise RemoteUnavailable("repo-not-found", "it is not there, or the token may not see it")
+    if status == 401:
+        raise RemoteUnavailable("bad-token", "the Hub does not accept the token")
+    reason = "server-error" if status >= 500 else "bad-answer"
+    raise RemoteUnavailable(reason, f"status {status}", retry_after_s=_retry_after_s(answer))
+
+
+def _retry_after_s(answer: aiohttp.ClientResponse) -> float | None:
+    return retry_after_s(answer.headers.get("RateLimit", ""), answer.headers.get("Retry-After", ""))
+
+
+async def _json(answer: aiohttp.ClientResponse) -> Any:
+    try:
+        return await answer.json(content_type=None)
+    except ValueError:
+        raise RemoteUnavailable("bad-answer", "not JSON") from None
+
+
+def _shown(url: str) -> str:
+    """A URL for a log: without its query, where signatures are."""
+    return url.partition("?")[0]

@@ -1,0 +1,58 @@
+"""Where the Hub token comes from. Read again for every use, so that a rotated file takes effect at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+_OFF = {"1", "ON", "YES", "TRUE"}
+
+
+class TokenSource:
+    """The token of one remote.
+
+    The order is huggingface_hub's: HF_TOKEN, then the file that a login left (HF_TOKEN_PATH, else `$HF_HOME/token`).
+
+    Args:
+        token_file: used instead of all that.
+        anonymous: never send a token.
+    """
+
+    def __init__(
+        self, token_file: Path | None = None, *, anonymous: bool = False, environ: Mapping[str, str] = os.environ
+    ) -> None:
+        self._token_file = token_file
+        self._anonymous = anonymous
+        self._environ = environ
+
+    def get(self) -> str | None:
+        """The token as it is now, or None."""
+        if self._anonymous:
+            return None
+        if self._token_file is not None:
+            return _read(self._token_file)
+        if self._environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").upper() in _OFF:
+            return None
+        given = self._environ.get("HF_TOKEN") or self._environ.get("HUGGING_FACE_HUB_TOKEN")
+        return _clean(given) if given else _read(self._login_file())
+
+    def _login_file(self) -> Path:
+        if path := self._environ.get("HF_TOKEN_PATH"):
+            return Path(path).expanduser()
+        cache = self._environ.get("XDG_CACHE_HOME") or "~/.cache"
+        home = self._environ.get("HF_HOME") or f"{cache}/huggingface"
+        return Path(home).expanduser() / "token"
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return _clean(path.read_text())
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _clean(text: str) -> str | None:
+    """A token is one printable word: a header must not be broken by a stray newline."""
+    token = text.strip()
+    return token if token and token.isascii() and token.isprintable() and " " not in token else None
