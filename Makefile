@@ -4,11 +4,12 @@
 PYTHON ?= python3
 # Relative, so that the path of the checkout may hold spaces.
 BIN := .venv/bin
+REMOTE ?= hub
 # An activated environment, or Python's own variables, must not leak into ours.
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench clean
+.PHONY: help venv demo test interop lint bench clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -21,11 +22,20 @@ venv: .venv/installed ## make .venv with everything that is needed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[daemon,test]'
 	@touch $@
 
-demo: .venv/installed ## two hosts share compiled graphs
-	$(BIN)/python -m tests.demo
+demo: .venv/installed ## two hosts share compiled graphs; REMOTE=hub or directory
+	$(BIN)/python -m tests.demo --remote $(REMOTE)
 
 test: .venv/installed ## run the tests; ARGS are passed on to pytest
 	$(BIN)/python -m pytest $(ARGS)
+
+# optimum-neuron wants Python 3.10 or 3.11: make interop PYTHON=python3.11
+.venv-interop/installed: pyproject.toml tests/interop_optimum/requirements.txt
+	$(PYTHON) -m venv .venv-interop
+	.venv-interop/bin/python -m pip install --quiet --disable-pip-version-check -r tests/interop_optimum/requirements.txt -e .
+	@touch $@
+
+interop: .venv/installed .venv-interop/installed ## run optimum-neuron's own cache code against neffd
+	NEFFD_INTEROP_PYTHON="$(CURDIR)/.venv-interop/bin/python" $(BIN)/python -m pytest tests/interop_optimum $(ARGS)
 
 lint: .venv/installed ## ruff and mypy
 	$(BIN)/python -m ruff check .
@@ -35,6 +45,6 @@ lint: .venv/installed ## ruff and mypy
 bench: .venv/installed ## measure
 	$(BIN)/python -m tests.bench
 
-clean: ## remove .venv and what tools left behind
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+clean: ## remove the environments and what tools left behind
+	rm -rf .venv .venv-interop .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -53,7 +53,7 @@ class UploadConfig(_Section):
 class FetchConfig(_Section):
     """How entries come in."""
 
-    parallel: Annotated[int, values.whole_number(256)] = 8
+    parallel: Annotated[int, values.whole_number(256)] = 32
     stall_s: Annotated[float, values.seconds(600)] = 5.0
 
 

@@ -11,16 +11,21 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.bench.hub_reference import bench_hub
 from tests.bench.lookups import bench_lookups
 from tests.bench.measure import Figure
+
+_BENCHES = {"lookups": bench_lookups, "hub": bench_hub}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("which", nargs="*", choices=[*_BENCHES, []], help="default: all")
     options = parser.parse_args()
+    chosen = [_BENCHES[name] for name in options.which or _BENCHES]
     with tempfile.TemporaryDirectory(prefix="neffd-bench-") as folder:
-        figures = bench_lookups(Path(folder))
+        figures = [figure for bench in chosen for figure in bench(Path(tempfile.mkdtemp(dir=folder)))]
     print(as_json(figures) if options.json else as_table(figures))
     return 0
 

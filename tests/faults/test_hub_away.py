@@ -50,9 +50,12 @@ def test_a_sick_hub(tmp_path: Path, hub: HubProcess, how: str) -> None:
             hub.start()
         else:
             hub.clear_faults()
-        eventually(host.journal_is_empty, "everything to arrive by itself", timeout_s=90)
-    modules = {path.rpartition("/")[0] for path in hub.read_files(REPO) if path.endswith("/model.done")}
-    assert len(modules) == 6
+        eventually(lambda: len(modules_on(hub)) == 6, "everything to arrive by itself", timeout_s=90)
+        eventually(host.journal_is_empty, "the journal to know it")
+
+
+def modules_on(hub: HubProcess) -> set[str]:
+    return {path.rpartition("/")[0] for path in hub.read_files(REPO) if path.endswith("/model.done")}
 
 
 @pytest.mark.timeout(240)

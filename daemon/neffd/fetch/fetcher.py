@@ -158,8 +158,7 @@ class Fetcher:
             try:
                 if await source.catalog.holds(*flight.name):
                     flight.found, flight.remote = True, source.remote.name
-                    async with self._slots:
-                        return await self._fetch(flight, source)
+                    return await self._fetch(flight, source)
             except RemoteUnavailable as error:
                 log.info("fetch of %s: remote %s: %s", flight.name, source.remote.name, error)
                 reason = "remote-unavailable"
@@ -179,9 +178,14 @@ class Fetcher:
             raise RemoteUnavailable("timeout") from None
         if entry is None:
             raise _Gone
-        flight.total_bytes = entry.size_bytes
         if entry.provenance is not None and entry.provenance.compile_s is not None:
             flight.give_up_s = min(LONGEST_WAIT_S, max(entry.provenance.compile_s, self._stall_s))
+        async with self._slots:
+            return await self._bring(flight, source, entry)
+
+    async def _bring(self, flight: Flight, source: Source, entry: RemoteEntry) -> Answer:
+        """Download, verify, place; what was staged is gone afterwards, unless a lock keeps it waiting."""
+        flight.total_bytes = entry.size_bytes
         staged = await self._in_worker(self._root.new_folder, "fetch")
         keep = False
         try:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import re
+import urllib.request
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from urllib.parse import quote, urljoin
@@ -23,6 +25,9 @@ from neffd.remotes.hub.tokens import TokenSource
 MAX_PATHS_PER_REQUEST = 1_000
 _TIMEOUT = aiohttp.ClientTimeout(total=None, connect=10, sock_connect=5, sock_read=10)
 _MAX_REDIRECTS = 5
+_CONNECTIONS = 128
+# A thread is asked to write each piece: larger pieces, fewer hops.
+_READ_BUFFER_BYTES = 512 * 1024
 
 
 class NotThere(Exception):
@@ -105,7 +110,11 @@ class HubClient:
         may_miss: bool = False,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=_TIMEOUT, trust_env=True, auto_decompress=True)
+            self._session = aiohttp.ClientSession(
+                timeout=_TIMEOUT,
+                read_bufsize=_READ_BUFFER_BYTES,
+                connector=aiohttp.TCPConnector(limit=_CONNECTIONS),
+            )
         try:
             answer = await self._follow(method, url, headers or {}, data)
             async with answer:
@@ -128,7 +137,12 @@ class HubClient:
                 sent["Authorization"] = f"Bearer {token}"
             form = aiohttp.FormData(data) if data is not None else None
             answer = await self._session.request(
-                method, URL(url, encoded=True), headers=sent, data=form, allow_redirects=False
+                method,
+                URL(url, encoded=True),
+                headers=sent,
+                data=form,
+                allow_redirects=False,
+                proxy=_proxy_for(URL(url)),
             )
             location = answer.headers.get("Location")
             is_file_head = method == "HEAD" and "X-Repo-Commit" in answer.headers
@@ -140,6 +154,16 @@ class HubClient:
             if scheme != "https" and scheme != self._origin.scheme:
                 raise RemoteUnavailable("bad-answer", "a redirect leaves https")
         raise RemoteUnavailable("bad-answer", "too many redirects")
+
+
+def _proxy_for(url: URL) -> str | None:
+    """The environment's proxy. Not by aiohttp's trust_env, which also reads ~/.netrc, anew for each request."""
+    return _proxy(url.scheme, url.host or "")
+
+
+@functools.lru_cache(maxsize=64)
+def _proxy(scheme: str, host: str) -> str | None:
+    return None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(scheme)
 
 
 def _raise_for(answer: aiohttp.ClientResponse, may_miss: bool) -> None:

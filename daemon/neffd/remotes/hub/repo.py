@@ -31,6 +31,7 @@ from neffd.remotes.base import (
 from neffd.remotes.hub.budget import CommitBudget
 from neffd.remotes.hub.client import HubClient, NotThere
 from neffd.remotes.hub.files import IncomingFile, create_empty
+from neffd.remotes.hub.lookups import Lookups
 from neffd.remotes.hub.plan import CommitPlan, describe_commit, files_of, make_plan
 from neffd.remotes.hub.tokens import TokenSource
 from neffd.remotes.hub.workers import HubCallFailed, HubWorker
@@ -44,7 +45,7 @@ T = TypeVar("T")
 
 _PARALLEL_FILES = 64
 _PIECE_BYTES = 1 << 20
-_THREADS = 8
+_THREADS = 16
 # Another commit was faster: look again and try again, a few times before the usual back-off.
 _CONFLICT_TRIES = 5
 _CONFLICT_PAUSE_S = 0.5
@@ -75,6 +76,7 @@ class HubRepoRemote:
         self._worker = HubWorker(home, endpoint)
         self._budget = CommitBudget(clock)
         self._tasks = Tasks()
+        self._lookups = Lookups(self._look_up, self._tasks)
         self._files_under_way = asyncio.Semaphore(_PARALLEL_FILES)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"neffd-remote-{name}")
         self._head = ""
@@ -97,7 +99,7 @@ class HubRepoRemote:
     async def describe(self, name: ModuleName) -> RemoteEntry | None:
         revision = self._head or await self._client.head()
         paths = [f"{name}/{file}" for file in sorted(xla.SHARED)]
-        present = await self._look_up(paths, revision)
+        present = await self._lookups.files(paths, revision)
         files = {path.rpartition("/")[2]: file for path, file in present.items()}
         if keys.ready_mark(name.namespace) not in files or files.get(xla.NEFF, _NOTHING).size_bytes == 0:
             return None

@@ -25,17 +25,18 @@ class TokenSource:
         self._token_file = token_file
         self._anonymous = anonymous
         self._environ = environ
+        self._read = _CachedFile()
 
     def get(self) -> str | None:
         """The token as it is now, or None."""
         if self._anonymous:
             return None
         if self._token_file is not None:
-            return _read(self._token_file)
+            return self._read(self._token_file)
         if self._environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").upper() in _OFF:
             return None
         given = self._environ.get("HF_TOKEN") or self._environ.get("HUGGING_FACE_HUB_TOKEN")
-        return _clean(given) if given else _read(self._login_file())
+        return _clean(given) if given else self._read(self._login_file())
 
     def _login_file(self) -> Path:
         if path := self._environ.get("HF_TOKEN_PATH"):
@@ -45,11 +46,24 @@ class TokenSource:
         return Path(home).expanduser() / "token"
 
 
-def _read(path: Path) -> str | None:
-    try:
-        return _clean(path.read_text())
-    except (OSError, UnicodeDecodeError):
-        return None
+class _CachedFile:
+    """Reads a token file again only when it was changed: it is asked for with every request."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[Path, int, int, int] | None = None
+        self._token: str | None = None
+
+    def __call__(self, path: Path) -> str | None:
+        try:
+            facts = path.stat()
+            seen = (path, facts.st_ino, facts.st_mtime_ns, facts.st_size)
+            if seen != self._seen:
+                self._token = _clean(path.read_text())
+                self._seen = seen
+            return self._token
+        except (OSError, UnicodeDecodeError):
+            self._seen = None
+            return None
 
 
 def _clean(text: str) -> str | None:
