@@ -12,6 +12,7 @@ from typing import NamedTuple
 # No separators, no leading dot, bounded: a name that fits is safe as one path component.
 _NAMESPACE = re.compile(r"neuronxcc-(?P<version>[0-9A-Za-z][0-9A-Za-z.]{0,60})(?:\+[0-9A-Za-z.]{1,60})?")
 _MODULE = re.compile(r"MODULE_(?P<hlo>[0-9A-Za-z_-]{1,120})\+(?P<flags>[0-9a-f]{8})")
+_NUMBERS = re.compile(r"[0-9]+(?:\.[0-9]+)*")
 # First release whose entries are ready when `model.done` is there; before it `model.neff` itself was the mark.
 _FIRST_WITH_DONE = (2, 15)
 
@@ -56,7 +57,8 @@ def parse_module_name(text: str) -> ModuleName:
 
 def ready_mark(namespace: str) -> str:
     """File whose presence makes an entry of this compiler version ready (contract, section 1.1)."""
-    return "model.done" if compiler_version(namespace) >= _FIRST_WITH_DONE else "model.neff"
+    version = compiler_version(namespace)
+    return "model.neff" if version and version < _FIRST_WITH_DONE else "model.done"
 
 
 def compiler_version(namespace: str) -> tuple[int, ...]:
@@ -64,12 +66,8 @@ def compiler_version(namespace: str) -> tuple[int, ...]:
     match = _NAMESPACE.fullmatch(namespace)
     if match is None:
         raise ValueError(f"not a namespace: {namespace!r}")
-    numbers = []
-    for part in match["version"].split("."):
-        if not part.isdigit():
-            break
-        numbers.append(int(part))
-    return tuple(numbers)
+    leading = _NUMBERS.match(match["version"])
+    return tuple(int(part) for part in leading[0].split(".")) if leading else ()
 
 
 def _parse_module(key: str) -> re.Match[str]:

@@ -20,6 +20,7 @@ from neffd import points
 from neffd.catalog.catalog import Catalog
 from neffd.fetch import verify
 from neffd.fetch.flight import LONGEST_WAIT_S, READY_HERE, Answer, Flight, Flights
+from neffd.fetch.nearest import nearest_first
 from neffd.layouts import xla
 from neffd.metrics import Metrics
 from neffd.remotes.base import EntryRefused, Remote, RemoteEntry, RemoteUnavailable
@@ -39,6 +40,7 @@ _DESCRIBE_LIMIT_S = 30.0
 _REFUSED_FOR_S = 600.0
 _STALL_CHECK_S = 0.5
 _RETRY_EVERY_S = 1.0
+_PRESENT, _ABSENT = "present", "absent"
 
 
 @dataclass(frozen=True)
@@ -145,31 +147,62 @@ class Fetcher:
             log.warning("fetch of %s: %s", flight.name, error)
             self._on_problem("disk", str(error), "")
             answer = Answer(False, "disk")
+        except Exception:  # a defect of ours must cost this one entry, and be seen
+            log.exception("fetch of %s", flight.name)
+            answer = Answer(False, "internal-error")
         finally:
             self.flights.land(flight, answer)
 
     async def _first_that_works(self, flight: Flight) -> Answer:
-        """Ask the remotes in order; the last word on a miss is the most uncertain one."""
+        """Ask all remotes at once, try those that hold the entry; the word on a miss is the most uncertain one."""
+        sources = list(self._sources)
+        asked = [
+            self._tasks.start(self._ask(source, flight.name), name=f"ask-{source.remote.name}", watched=True)
+            for source in sources
+        ]
         reason = "not-on-remotes"
-        for source in self._sources:
-            if self._is_refused(source.remote.name, flight.name):
-                reason = "refused"
-                continue
-            try:
-                if await source.catalog.holds(*flight.name):
-                    flight.found, flight.remote = True, source.remote.name
-                    return await self._fetch(flight, source)
-            except RemoteUnavailable as error:
-                log.info("fetch of %s: remote %s: %s", flight.name, source.remote.name, error)
-                reason = "remote-unavailable"
-            except EntryRefused as error:
-                log.warning("refused %s from remote %s: %s", flight.name, source.remote.name, error)
-                self._metrics.refused.labels(source.remote.name, error.reason).inc()
-                self._refused[source.remote.name, flight.name] = self._clock() + _REFUSED_FOR_S
-                reason = "refused"
-            except _Gone:
-                source.catalog.forget(*flight.name)
+        try:
+            async for position in nearest_first(asked, yes=_PRESENT):
+                verdict = asked[position].result()
+                if verdict == _PRESENT:
+                    answer = await self._try(flight, sources[position])
+                    if answer.ready or answer.reason == "locked":
+                        return answer
+                    verdict = answer.reason
+                reason = reason if verdict == _ABSENT else verdict
+        finally:
+            for question in asked:
+                question.cancel()
         return Answer(False, reason)
+
+    async def _try(self, flight: Flight, source: Source) -> Answer:
+        """Fetch from one remote; an absent answer says why it did not work."""
+        remote = source.remote.name
+        flight.found, flight.remote = True, remote
+        try:
+            return await self._fetch(flight, source)
+        except RemoteUnavailable as error:
+            log.info("fetch of %s: remote %s: %s", flight.name, remote, error)
+            self._metrics.remote_failures.labels(remote, error.reason).inc()
+            return Answer(False, "remote-unavailable")
+        except EntryRefused as error:
+            log.warning("refused %s from remote %s: %s", flight.name, remote, error)
+            self._metrics.refused.labels(remote, error.reason).inc()
+            self._refused[remote, flight.name] = self._clock() + _REFUSED_FOR_S
+            return Answer(False, "refused")
+        except _Gone:
+            source.catalog.forget(*flight.name)
+            return Answer(False, _ABSENT)
+
+    async def _ask(self, source: Source, name: ModuleName) -> str:
+        """`_PRESENT` or `_ABSENT`, or why nobody can say."""
+        if self._is_refused(source.remote.name, name):
+            return "refused"
+        try:
+            return _PRESENT if await source.catalog.holds(*name) else _ABSENT
+        except RemoteUnavailable as error:
+            log.info("question about %s: remote %s: %s", name, source.remote.name, error)
+            return "remote-unavailable"
 
     async def _fetch(self, flight: Flight, source: Source) -> Answer:
         try:

@@ -34,8 +34,8 @@ def check(entry: RemoteEntry, staged: Path, digests: Mapping[str, FileDigest]) -
         if digests[name].sha256 != sha256:
             raise EntryRefused("digest-mismatch", f"{name} is not what the remote states")
     odd = _check_provenance(entry, stated, digests)
-    neff_is_proved = xla.NEFF in stated or (entry.provenance is not None and not odd)
-    return odd + _check_neff(staged, digests[xla.NEFF], neff_is_proved) + _check_flags(entry.name, staged)
+    neff_is_proved = xla.NEFF in stated or (entry.provenance is not None and xla.NEFF in entry.provenance.files)
+    return odd + _check_neff(entry.name, staged, digests[xla.NEFF], neff_is_proved) + _check_flags(entry.name, staged)
 
 
 def _check_complete(entry: RemoteEntry, digests: Mapping[str, FileDigest]) -> None:
@@ -63,13 +63,17 @@ def _check_provenance(entry: RemoteEntry, stated: Mapping[str, str], digests: Ma
     raise EntryRefused("digest-mismatch", f"{', '.join(sorted(wrong))}: not what neffd.json says")
 
 
-def _check_neff(staged: Path, neff: FileDigest, is_proved: bool) -> list[str]:
+def _check_neff(name: ModuleName, staged: Path, neff: FileDigest, is_proved: bool) -> list[str]:
     with open(fsops.open_regular(staged / (xla.NEFF + PART_SUFFIX)), "rb") as reader:
-        header = xla.neff_header(reader.read(xla.NEFF_HEADER_BYTES))
+        start = reader.read(xla.NEFF_HEADER_BYTES)
+    if keys.ready_mark(name.namespace) == xla.NEFF and xla.is_failure_text(start):
+        raise EntryRefused("failed-compile", "model.neff holds the text of a failed compile")
+    header = xla.neff_header(start)
     if header is not None and header.file_bytes == neff.size_bytes:
         return []
-    if header is not None and neff.size_bytes < header.file_bytes and not is_proved:
-        raise EntryRefused("short-neff", f"{neff.size_bytes} of {header.file_bytes} bytes")
+    least_bytes = xla.NEFF_HEADER_BYTES if header is None else header.file_bytes
+    if neff.size_bytes < least_bytes and not is_proved:
+        raise EntryRefused("short-neff", f"{neff.size_bytes} of {least_bytes} bytes")
     return ["neff-header"]
 
 

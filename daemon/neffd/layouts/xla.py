@@ -70,7 +70,7 @@ def flags_hash(namespace: str, flags: Sequence[str]) -> str:
     From 2.15 on md5 of the JSON list, before that md5 of the words joined by spaces; the first eight hex digits of
     either.
     """
-    joined = json.dumps(list(flags)) if keys.compiler_version(namespace) >= (2, 15) else " ".join(flags)
+    joined = " ".join(flags) if keys.ready_mark(namespace) == NEFF else json.dumps(list(flags))
     return hashlib.md5(joined.encode(), usedforsecurity=False).hexdigest()[:8]
 
 
@@ -78,11 +78,11 @@ def flags_fit(name: keys.ModuleName, compile_flags: bytes) -> bool | None:
     """Whether `compile_flags.json` yields the key's flags hash; None where the content says nothing."""
     try:
         flags: Any = json.loads(compile_flags)
-    except ValueError:
+        if not isinstance(flags, list) or not all(isinstance(flag, str) for flag in flags):
+            return None
+        return flags_hash(name.namespace, flags) == keys.flags_hash(name.key)
+    except (ValueError, RecursionError):  # no JSON, nested without end, or no text in any encoding
         return None
-    if not isinstance(flags, list) or not all(isinstance(flag, str) for flag in flags):
-        return None
-    return flags_hash(name.namespace, flags) == keys.flags_hash(name.key)
 
 
 @dataclass(frozen=True)

@@ -49,11 +49,15 @@ class EntryRefused(Exception):
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file of an entry as the remote lists it; `sha256` where the remote itself states one."""
+    """One file of an entry as the remote lists it, with the digest that the remote itself states, if any.
+
+    Large files on the Hub have a `sha256`, small ones a git blob id (`git_sha1`).
+    """
 
     name: str
     size_bytes: int
     sha256: str | None = None
+    git_sha1: str | None = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +43,12 @@ _STAGING = ".neffd-staging"
 _THREADS = 8
 # A folder without its ready mark that nobody touched for this long was left by a writer that died.
 _ABANDONED_S = 300.0
+# No file system's clock is coarser.
+_TICK_S = 2.0
+
+
+class _LocalDiskError(OSError):
+    """A download failed at this host's end, which says nothing about the remote."""
 
 
 class DirectoryRemote:
@@ -52,6 +59,8 @@ class DirectoryRemote:
         self._root = root
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"neffd-remote-{name}")
         self._ready: dict[str, set[str]] = {}
+        self._unready: dict[str, set[str]] = {}
+        self._stamps: dict[str, tuple[Hashable, float]] = {}
 
     async def access(self) -> Access:
         return await self._in_thread(self._access)
@@ -63,7 +72,7 @@ class DirectoryRemote:
         return await self._in_thread(self._keys, namespace)
 
     async def namespaces(self) -> list[str]:
-        return await self._in_thread(lambda: list(self._folders(self._root, keys.is_namespace)))
+        return await self._in_thread(self._namespaces)
 
     async def describe(self, name: ModuleName) -> RemoteEntry | None:
         return await self._in_thread(self._describe, name)
@@ -82,6 +91,8 @@ class DirectoryRemote:
     async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await asyncio.wrap_future(self._threads.submit(work, *args, **kwargs))
+        except _LocalDiskError:
+            raise
         except OSError as error:
             raise _unavailable(error) from error
 
@@ -103,29 +114,48 @@ class DirectoryRemote:
             facts = (self._root / namespace).stat()
         except FileNotFoundError:
             return None
-        # Two changes within one tick of the clock look like one: a young folder is never "unchanged".
-        is_young = time.time_ns() - facts.st_mtime_ns < 2_000_000_000
-        return (facts.st_ino, facts.st_mtime_ns, facts.st_nlink, time.monotonic_ns() if is_young else 0)
+        stamp = (facts.st_ino, facts.st_mtime_ns, facts.st_nlink)
+        now = time.monotonic()
+        if self._stamps.get(namespace, (None, 0.0))[0] != stamp:
+            self._stamps[namespace] = (stamp, now)
+        # Two changes within one tick of the file server's clock look like one: a new stamp is never "unchanged".
+        is_young = now - self._stamps[namespace][1] < _TICK_S
+        # A ready mark changes its entry's folder, not the namespace.
+        mark = keys.ready_mark(namespace)
+        finished = [
+            key for key in self._unready.get(namespace, ()) if self._is_ready(self._root / namespace / key, mark)
+        ]
+        return (stamp, frozenset(finished), now if is_young else 0.0)
+
+    def _namespaces(self) -> list[str]:
+        self._check_root()
+        return list(self._folders(self._root, keys.is_namespace))
 
     def _keys(self, namespace: str) -> frozenset[str]:
         present = set(self._folders(self._root / namespace, keys.is_module_key))
+        if not present:
+            self._check_root()  # an empty answer is authoritative
         known = self._ready.get(namespace, set()) & present
         mark = keys.ready_mark(namespace)
         known |= {key for key in present - known if self._is_ready(self._root / namespace / key, mark)}
-        self._ready[namespace] = known
+        self._ready[namespace], self._unready[namespace] = known, present - known
         return frozenset(known)
 
     def _describe(self, name: ModuleName) -> RemoteEntry | None:
         self._check_root()
         folder = self._root / name.namespace / name.key
-        if not self._is_ready(folder, keys.ready_mark(name.namespace)):
+        is_inside = fsops.is_folder(folder.parent) and fsops.is_folder(folder)
+        if not is_inside or not self._is_ready(folder, keys.ready_mark(name.namespace)):
+            self._ready.get(name.namespace, set()).discard(name.key)
             return None
+        # Read before the listing: a file that comes later is stated later.
+        stated = _read_provenance(folder)
         files = tuple(
             RemoteFile(item.name, item.stat(follow_symlinks=False).st_size)
             for item in sorted(os.scandir(folder), key=lambda item: item.name)
             if item.name in xla.SHARED and item.is_file(follow_symlinks=False)
         )
-        return RemoteEntry(name, files, provenance=_read_provenance(folder))
+        return RemoteEntry(name, files, provenance=stated)
 
     def _download(self, entry: RemoteEntry, directory: Path, progress: Callable[[int], None]) -> dict[str, FileDigest]:
         folder = self._root / entry.name.namespace / entry.name.key
@@ -139,49 +169,71 @@ class DirectoryRemote:
             except OSError as error:
                 if error.errno in (errno.ELOOP, errno.EINVAL):
                     raise EntryRefused("not-a-file", f"{file.name} is no regular file") from None
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):  # reading has no such errors
+                    raise _LocalDiskError(error.errno, error.strerror, str(target)) from error
                 raise
         return digests
 
     def _publish(self, entry: OutgoingEntry) -> PublishResult | EntryFailed:
         self._check_root()
         namespace = self._root / entry.name.namespace
-        if not namespace.is_dir():
-            with contextlib.suppress(FileExistsError):
-                namespace.mkdir()
-                sharing.inherit(namespace, self._root)
         target = namespace / entry.name.key
         mark = keys.ready_mark(entry.name.namespace)
+        staging = self._root / _STAGING
+        self._make_folder(staging)
+        self._make_folder(namespace)
+        if any(os.path.lexists(path) and not fsops.is_folder(path) for path in (staging, namespace, target)):
+            return EntryFailed("not-a-folder")
         if target.exists() and not self._is_ready(target, mark):
             self._clear_abandoned(target)
         if target.exists():
             return self._complete(entry, target, mark)
         return self._publish_new(entry, target, mark)
 
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder at the top that all hosts can write in, whole: one that dies half-way leaves none."""
+        if os.path.lexists(folder):
+            return
+        draft = self._root / f"{_STAGING}-{secrets.token_hex(8)}"
+        draft.mkdir()
+        try:
+            sharing.inherit(draft, self._root)
+            with contextlib.suppress(FileExistsError):
+                fsops.rename_exclusive(draft, folder)
+        finally:
+            fsops.remove_tree(draft)
+
     def _publish_new(self, entry: OutgoingEntry, target: Path, mark: str) -> PublishResult | EntryFailed:
-        draft = self._root / _STAGING / secrets.token_hex(8)
-        draft.mkdir(parents=True)
+        draft = self._new_draft()
+        moved = os.open(draft, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        held_back = draft.with_suffix(".mark")
         try:
             for file in entry.provenance.files:
                 _copy_checked(entry, file, draft / file)
             fsops.write_synced(draft / provenance.FILE_NAME, entry.provenance.encode())
             sharing.inherit(draft, target.parent)
-            held_back = draft.with_suffix(".mark")
             (draft / mark).rename(held_back)
             fsops.sync_directory(draft)
             try:
                 fsops.rename_exclusive(draft, target)
-                held_back.rename(target / mark)
             except FileExistsError:
                 return self._complete(entry, target, mark)
-            finally:
-                held_back.unlink(missing_ok=True)
-            fsops.sync_directory(target)
+            # Into the folder that we made, whatever has its name by now.
+            os.rename(held_back, mark, dst_dir_fd=moved)
+            os.fsync(moved)
             fsops.sync_directory(target.parent)
             return PublishResult.STORED
         except EntryRefused as error:
             return EntryFailed(error.reason)
         finally:
+            os.close(moved)
+            held_back.unlink(missing_ok=True)
             fsops.remove_tree(draft)
+
+    def _new_draft(self) -> Path:
+        draft = self._root / _STAGING / secrets.token_hex(8)
+        draft.mkdir()
+        return draft
 
     def _complete(self, entry: OutgoingEntry, target: Path, mark: str) -> PublishResult | EntryFailed:
         """The entry is there: with our NEFF it gains what it lacks, else it stays the other host's."""
@@ -191,17 +243,18 @@ class DirectoryRemote:
             if self._is_ready(target, mark):
                 return PublishResult.ALREADY_THERE
             return EntryFailed("being-written", permanent=False)  # by another host, or one that died: see _ABANDONED_S
-        missing = [file for file in ours if file != mark and not (target / file).exists()]
-        missing += [mark] if not (target / mark).exists() else []
-        draft = self._root / _STAGING / secrets.token_hex(8)
-        draft.mkdir(parents=True)
+        order = xla.publishing_order(entry.name.namespace, list(ours))
+        missing = [file for file in order if not (target / file).exists()]
+        draft = self._new_draft()
         try:
             for file in missing:
                 _copy_checked(entry, file, draft / file)
-            merged = _merge(_read_provenance(target), entry.provenance)
+            merged = _merge(target, entry.provenance, missing)
             fsops.write_synced(draft / provenance.FILE_NAME, merged.encode())
             sharing.inherit(draft, target)
-            for file in [provenance.FILE_NAME, *missing]:
+            # A reader may come at any moment: nothing is stated before it is there, and the mark is last.
+            late = [mark] if mark in missing else []
+            for file in [*(file for file in missing if file != mark), provenance.FILE_NAME, *late]:
                 (draft / file).rename(target / file)
             fsops.sync_directory(target)
             return PublishResult.STORED
@@ -211,18 +264,22 @@ class DirectoryRemote:
             fsops.remove_tree(draft)
 
     def _clear_abandoned(self, target: Path) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - target.stat().st_mtime > _ABANDONED_S:
-                grave = self._root / _STAGING / secrets.token_hex(8)
-                grave.parent.mkdir(exist_ok=True)
+        grave = self._new_draft()
+        try:
+            # Both times are the file server's.
+            if grave.stat().st_mtime - target.stat().st_mtime > _ABANDONED_S:
                 target.rename(grave)
-                fsops.remove_tree(grave)
+        except FileNotFoundError:
+            pass
+        finally:
+            fsops.remove_tree(grave)
 
     @staticmethod
     def _is_ready(folder: Path, mark: str) -> bool:
         try:
             os.lstat(folder / mark)
-            return os.lstat(folder / xla.NEFF).st_size > 0
+            neff = os.lstat(folder / xla.NEFF)
+            return stat.S_ISREG(neff.st_mode) and neff.st_size > 0
         except OSError:
             return False
 
@@ -233,7 +290,10 @@ class DirectoryRemote:
 
 
 def _copy_checked(entry: OutgoingEntry, file: str, target: Path) -> None:
-    size_bytes, sha256 = fsops.copy_hashed(entry.directory / (file + PART_SUFFIX), target)
+    pinned = entry.directory / (file + PART_SUFFIX)
+    if not pinned.exists():
+        raise EntryRefused("gone-locally", f"{pinned} is not there any more")
+    size_bytes, sha256 = fsops.copy_hashed(pinned, target)
     if (size_bytes, sha256) != (entry.provenance.files[file].size_bytes, entry.provenance.files[file].sha256):
         raise EntryRefused("changed-locally", f"{file} is no longer what was taken")
 
@@ -252,10 +312,17 @@ def _read_provenance(folder: Path) -> Provenance | None:
         return None
 
 
-def _merge(old: Provenance | None, new: Provenance) -> Provenance:
-    if old is None:
-        return new
-    return Provenance({**new.files, **old.files}, old.compile_s or new.compile_s, old.made or new.made)
+def _merge(target: Path, ours: Provenance, added: Sequence[str]) -> Provenance:
+    """What an entry with our NEFF holds once it has gained `added`: said of the files there, not of ours."""
+    old = _read_provenance(target) or Provenance({})
+    kept = {file: old.files[file] for file in old.files if file in xla.SHARED and (target / file).exists()}
+    unstated = {
+        file: FileDigest(*fsops.hash_file(target / file))
+        for file in ours.files
+        if file not in kept and file not in added
+    }
+    certain = {file: ours.files[file] for file in (xla.NEFF, *added)}
+    return Provenance({**kept, **unstated, **certain}, old.compile_s or ours.compile_s, old.made or ours.made)
 
 
 def _unavailable(error: OSError) -> RemoteUnavailable:

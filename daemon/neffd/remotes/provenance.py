@@ -61,7 +61,7 @@ def parse(content: bytes) -> Provenance | None:
         made = body.get("made") or {}
         return Provenance(
             files=files,
-            compile_s=float(compile_s) if compile_s is not None and 0 <= float(compile_s) < 1e7 else None,
+            compile_s=float(compile_s) if isinstance(compile_s, int | float) and 0 <= compile_s < 1e7 else None,
             made={str(key): str(value) for key, value in made.items()},
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

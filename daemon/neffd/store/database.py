@@ -6,7 +6,6 @@ import asyncio
 import fcntl
 import os
 import sqlite3
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -77,9 +76,11 @@ class Database:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="neffd-db")
         try:
             self._connection = self._thread.submit(self._open).result()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, NeffdError) as error:
             self._thread.shutdown()
             os.close(self._lock_fd)
+            if isinstance(error, NeffdError):
+                raise
             raise NeffdError(
                 "database", f"{self.path} cannot be opened: {error}", "move it aside to start afresh"
             ) from None
@@ -90,7 +91,7 @@ class Database:
 
     def run_blocking(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """The same from a worker thread; never from the event loop."""
-        assert threading.current_thread() is not threading.main_thread() or not _loop_is_running()
+        assert not _loop_is_running()
         return self._thread.submit(self._transaction, work).result()
 
     def close(self) -> None:
@@ -107,7 +108,11 @@ class Database:
             connection.execute("PRAGMA foreign_keys=ON")
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version > len(_MIGRATIONS):
-                raise sqlite3.DatabaseError(f"made by a newer neffd (schema {version})")
+                raise NeffdError(
+                    "newer-database",
+                    f"{self.path} was made by a newer neffd (schema {version}, this one knows {len(_MIGRATIONS)})",
+                    "run that version again; moving the file aside would forget what still waits for a remote",
+                )
             for number, script in enumerate(_MIGRATIONS[version:], start=version + 1):
                 connection.executescript(f"BEGIN; {script}; PRAGMA user_version={number}; COMMIT;")
         except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import hashlib
@@ -34,10 +35,26 @@ def _rename_exclusive_portably(source: Path, target: Path) -> None:
     """For file systems without RENAME_NOREPLACE (NFS): claim the name first."""
     if source.is_dir():
         target.mkdir()  # claims the name; rename replaces an empty folder in one step
-        source.rename(target)
+        try:
+            source.rename(target)
+        except OSError as error:
+            if error.errno == errno.ENOTEMPTY:  # somebody has moved in: the name is theirs now
+                code = errno.EEXIST
+                raise FileExistsError(code, os.strerror(code), str(source), None, str(target)) from None
+            with contextlib.suppress(OSError):
+                target.rmdir()
+            raise
         return
     os.link(source, target)
     source.unlink()
+
+
+def is_folder(path: Path) -> bool:
+    """Whether `path` is a folder itself, not a link to one."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def open_regular(path: Path) -> int:

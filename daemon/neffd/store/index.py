@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,8 @@ from neff.keys import ModuleName
 from neffd.remotes.provenance import FileDigest
 from neffd.store.database import Database
 from neffd.store.root import FileFacts
+
+log = logging.getLogger(__name__)
 
 LOCAL = "local"
 EXISTING = "existing"
@@ -163,8 +166,11 @@ class Index:
                 if (facts.st_ino, facts.st_mtime_ns) == (inode, mtime_ns):
                     lock.unlink()
                     cleared.append(lock)
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 pass
+            except OSError as error:  # still ours; the next start tries again
+                log.warning("lock %s cannot be removed: %s", lock, error.strerror)
+                continue
             self.drop_claim(lock)
         return cleared
 

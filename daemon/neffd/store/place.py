@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shlex
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
@@ -53,8 +54,10 @@ class Placer:
             self._make_namespace(name.namespace)
             return self._place(name, staged, asker_holds_lock)
         except PermissionError as error:
-            where = Path(error.filename or self._root.path)
-            raise CannotShare(f"{where}: {error.strerror}", sharing.share_command(self._root.path)) from None
+            where = Path(error.filename2 or error.filename or self._root.path)
+            entry = self._root.entry(name)
+            command = sharing.share_command(self._root.path, entry.parent, entry)
+            raise CannotShare(f"{where}: {error.strerror}", command) from None
 
     def _place(self, name: ModuleName, staged: Path, asker_holds_lock: bool) -> Placement:
         target = self._root.entry(name)
@@ -62,11 +65,12 @@ class Placer:
             with contextlib.suppress(FileExistsError):
                 self._place_whole(staged, target)
                 return Placement.PLACED
-        if target.is_symlink() or not target.is_dir():
-            raise CannotShare(f"{target} is not a folder", f"rm {target}")
+        _refuse_if_no_folder(target)
         state = self._root.inspect(name).state
         if state is xla.State.READY:
             return Placement.ALREADY_READY
+        # A lock that is gone is not the asker's any more, whatever it said.
+        asker_holds_lock = asker_holds_lock and state is xla.State.COMPILING
         if asker_holds_lock or not _has_locks(name.namespace):
             self._place_files(name, staged, target)
             return Placement.PLACED
@@ -76,8 +80,8 @@ class Placer:
 
     def _make_namespace(self, namespace: str) -> None:
         folder = self._root.path / namespace
-        if folder.is_dir():
-            return
+        if os.path.lexists(folder):
+            return _refuse_if_no_folder(folder)
         draft = self._root.new_folder("fetch")
         try:
             sharing.inherit(draft, self._root.path)
@@ -94,7 +98,7 @@ class Placer:
             for part in parts:
                 part.rename(part.with_name(_stock_name(part)))
             sharing.inherit(staged, target.parent)
-            sharing.check_harmless(staged, target.parent)
+            sharing.check_harmless(staged, target.parent, self._root.path)
             fsops.sync_directory(staged)
             fsops.rename_exclusive(staged, target)
         except BaseException:
@@ -107,7 +111,8 @@ class Placer:
 
     def _place_under_lock(self, name: ModuleName, staged: Path, target: Path) -> Placement:
         lock = target / xla.LOCK
-        if not self._take_lock(lock):
+        taken = self._take_lock(lock)
+        if taken is None:
             return Placement.LOCKED
         try:
             # Whoever held the lock until now may have finished the entry.
@@ -116,34 +121,40 @@ class Placer:
             self._place_files(name, staged, target)
             return Placement.PLACED
         finally:
-            lock.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                # Tools that clear locks clear ours too; what is there then is somebody else's.
+                if _identity(lock) == taken:
+                    lock.unlink()
             self._index.drop_claim(lock)
 
-    def _take_lock(self, lock: Path) -> bool:
-        """Create stock's lock file, known to the journal by its inode before it has its name."""
+    def _take_lock(self, lock: Path) -> tuple[int, int] | None:
+        """Create stock's lock file, known to the journal by its identity before it has its name."""
         draft = self._root.staging / f"lock-{secrets.token_hex(8)}"
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         try:
             sharing.inherit(draft, lock.parent)
-            facts = draft.stat()
-            self._index.note_claim(lock, facts.st_ino, facts.st_mtime_ns)
-            fsops.rename_exclusive(draft, lock)
-        except FileExistsError:
-            self._index.drop_claim(lock)
-            return False
+            identity = _identity(draft)
+            self._index.note_claim(lock, *identity)
+            try:
+                fsops.rename_exclusive(draft, lock)
+            except FileExistsError:
+                self._index.drop_claim(lock)
+                return None
+            return identity
         finally:
             draft.unlink(missing_ok=True)
-        return True
 
     def _place_files(self, name: ModuleName, staged: Path, target: Path) -> None:
         mark = keys.ready_mark(name.namespace)
+        for part in staged.iterdir():
+            sharing.inherit(part, target)
+            sharing.check_harmless(part, target, self._root.path)
         for part in _in_order(name.namespace, staged):
             final = target / _stock_name(part)
             # Inputs are the asker's own; they are equal in meaning, and a lock's name depends on them.
             if final.name in xla.INPUTS and final.exists():
                 part.unlink()
                 continue
-            sharing.inherit(part, target)
             if final.name == mark:
                 fsops.sync_directory(target)
                 points.reached("before-ready-mark")
@@ -156,6 +167,18 @@ class Placer:
 def _has_locks(namespace: str) -> bool:
     """Up to 2.14 there is one lock for the whole cache directory, which is never ours to take."""
     return keys.ready_mark(namespace) != xla.NEFF
+
+
+def _refuse_if_no_folder(path: Path) -> None:
+    """A link could lead out of the cache directory."""
+    if not fsops.is_folder(path):
+        raise CannotShare(f"{path} is not a folder", f"rm {shlex.quote(str(path))}")
+
+
+def _identity(lock: Path) -> tuple[int, int]:
+    """An inode alone could have been given to another file."""
+    facts = lock.lstat()
+    return facts.st_ino, facts.st_mtime_ns
 
 
 def _stock_name(part: Path) -> str:

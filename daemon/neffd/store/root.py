@@ -32,11 +32,15 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What an entry's folder held at one moment. `files` are those that can be shared."""
+    """What an entry's folder held at one moment. `files` are those that can be shared.
+
+    A folder that the daemon may not read looks empty, and says so in `is_readable`.
+    """
 
     state: xla.State
     files: dict[str, FileFacts]
     folder_exists: bool = True
+    is_readable: bool = True
 
     @property
     def neff(self) -> FileFacts | None:
@@ -91,22 +95,18 @@ class CacheRoot:
         yield from self._folders(self.path / namespace, keys.is_module_key)
 
     def inspect(self, name: ModuleName) -> Inspection:
-        """Look at one entry's folder; links and other non-files count as absent."""
+        """Look at one entry's folder; links, of the folder too, and other non-files count as absent."""
         files: dict[str, FileFacts] = {}
         sizes_bytes: dict[str, int] = {}
         try:
-            with os.scandir(self.entry(name)) as found:
-                for item in found:
-                    facts = item.stat(follow_symlinks=False)
-                    if not stat.S_ISREG(facts.st_mode):
-                        continue
-                    sizes_bytes[item.name] = facts.st_size
-                    if item.name in xla.SHARED:
-                        files[item.name] = FileFacts(
-                            facts.st_size, facts.st_mtime_ns, facts.st_ino, facts.st_uid, facts.st_gid
-                        )
+            for file, facts in self._regular_files(self.entry(name)):
+                sizes_bytes[file] = facts.st_size
+                if file in xla.SHARED:
+                    files[file] = FileFacts(facts.st_size, facts.st_mtime_ns, facts.st_ino, facts.st_uid, facts.st_gid)
         except (FileNotFoundError, NotADirectoryError):
             return Inspection(xla.State.EMPTY, {}, folder_exists=False)
+        except PermissionError:
+            return Inspection(xla.State.EMPTY, {}, is_readable=False)
         return Inspection(xla.state(name.namespace, sizes_bytes), files)
 
     def is_ready(self, name: ModuleName) -> bool:
@@ -151,10 +151,24 @@ class CacheRoot:
         )
 
     @staticmethod
+    def _regular_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+        """Raises NotADirectoryError if `folder` or the one above it is a link."""
+        if not (fsops.is_folder(folder.parent) and fsops.is_folder(folder)):
+            raise NotADirectoryError(folder)
+        with os.scandir(folder) as found:
+            for item in found:
+                try:
+                    facts = item.stat(follow_symlinks=False)
+                except FileNotFoundError:  # a lock, say, that has just been released
+                    continue
+                if stat.S_ISREG(facts.st_mode):
+                    yield item.name, facts
+
+    @staticmethod
     def _folders(parent: Path, wanted: Callable[[str], bool]) -> Iterator[str]:
         try:
             with os.scandir(parent) as found:
                 names = [item.name for item in found if wanted(item.name) and item.is_dir(follow_symlinks=False)]
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
             return
         yield from names

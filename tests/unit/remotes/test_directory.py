@@ -1,0 +1,282 @@
+"""A directory as a remote: what it holds, what it refuses, what it says when it is not well."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from neff.keys import ModuleName
+from neffd.fetch import verify
+from neffd.remotes import directory, provenance
+from neffd.remotes.base import EntryFailed, EntryRefused, PublishResult, RemoteUnavailable
+from neffd.remotes.directory import DirectoryRemote
+from neffd.remotes.provenance import Provenance
+from neffd.store.root import PART_SUFFIX
+from tests.harness import entries
+from tests.unit.remotes.publishing import digests, outgoing
+
+GENERATIONS = pytest.mark.parametrize("namespace", [entries.NAMESPACE, entries.OLD_NAMESPACE])
+NAME = entries.module(1)
+STORED, ALREADY_THERE = PublishResult.STORED, PublishResult.ALREADY_THERE
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+async def remote(shared: Path) -> AsyncIterator[DirectoryRemote]:
+    remote = DirectoryRemote("shared", shared)
+    yield remote
+    await remote.close()
+
+
+async def _fetch(remote: DirectoryRemote, name: ModuleName, folder: Path) -> dict[str, bytes]:
+    """Download and verify, as the fetcher does."""
+    entry = await remote.describe(name)
+    assert entry is not None
+    folder.mkdir()
+    verify.check(entry, folder, await remote.download(entry, folder, lambda _: None))
+    return {path.name.removesuffix(PART_SUFFIX): path.read_bytes() for path in folder.iterdir()}
+
+
+@GENERATIONS
+async def test_round_trip_without_hard_links(
+    remote: DirectoryRemote, shared: Path, tmp_path: Path, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr(os, "link", no_links)
+    name = entries.module(1, namespace)
+    content = entries.files(name, wrapped=True)
+    assert await remote.keys(namespace) == frozenset()
+    assert await remote.publish([outgoing(tmp_path / "pin", name, content)]) == [STORED]
+    assert await remote.namespaces() == [namespace]
+    assert await remote.keys(namespace) == {name.key}
+    assert await _fetch(remote, name, tmp_path / "down") == content
+    assert list((shared / ".neffd-staging").iterdir()) == []
+
+
+async def test_the_same_neff_gains_files_and_another_is_left_alone(
+    remote: DirectoryRemote, shared: Path, tmp_path: Path
+) -> None:
+    content = entries.files(NAME, seed=1)
+    await remote.publish([outgoing(tmp_path / "first", NAME, content)])
+    amended = {**content, "wrapped_neff.hlo": b"late"}
+    assert await remote.publish([outgoing(tmp_path / "late", NAME, amended)]) == [STORED]
+    assert await remote.publish([outgoing(tmp_path / "x", NAME, entries.files(NAME, seed=2))]) == [ALREADY_THERE]
+    assert await _fetch(remote, NAME, tmp_path / "down") == amended
+    stated = provenance.parse((shared / NAME.namespace / NAME.key / "neffd.json").read_bytes())
+    assert stated == Provenance(digests(amended), 7.0)
+
+
+@pytest.mark.parametrize("said", ["nothing", "stale", "a file that is gone", "names that leave the entry"])
+async def test_completing_states_what_is_there(
+    remote: DirectoryRemote, shared: Path, tmp_path: Path, said: str
+) -> None:
+    """An entry that another tool put there, with the same NEFF and inputs of its own, stays usable."""
+    theirs = {**entries.files(NAME), "model.hlo_module.pb": b"traced elsewhere"}
+    folder = entries.write(shared, NAME, theirs)
+    statement = digests(theirs)
+    if said == "stale":
+        statement["model.neff"] = digests({"model.neff": b"older"})["model.neff"]
+    elif said == "a file that is gone":
+        statement["wrapped_neff.hlo"] = digests({"": b"other"})[""]
+    elif said == "names that leave the entry":
+        statement |= digests({"../neffd.json": b"", "/etc/passwd": b""})
+    if said != "nothing":
+        (folder / "neffd.json").write_bytes(Provenance(statement).encode())
+    ours = {**entries.files(NAME), "wrapped_neff.hlo": b"ours"}
+    assert await remote.publish([outgoing(tmp_path / "pin", NAME, ours)]) == [STORED]
+    whole = {**theirs, "wrapped_neff.hlo": b"ours"}
+    assert await _fetch(remote, NAME, tmp_path / "down") == whole
+    stated = provenance.parse((folder / "neffd.json").read_bytes())
+    assert stated is not None
+    assert stated.files == digests(whole)
+
+
+async def test_what_the_daemon_pinned_is_gone_or_altered(remote: DirectoryRemote, shared: Path, tmp_path: Path) -> None:
+    """One bad entry does not keep the others of its batch back, and is not tried for ever."""
+    gone, altered, good = (outgoing(tmp_path / str(n), entries.module(n), entries.files(NAME)) for n in range(3))
+    (gone.directory / ("model.neff" + PART_SUFFIX)).unlink()
+    (altered.directory / ("model.neff" + PART_SUFFIX)).write_bytes(b"other")
+    assert await remote.publish([gone, altered, good]) == [
+        EntryFailed("gone-locally"),
+        EntryFailed("changed-locally"),
+        STORED,
+    ]
+    assert await remote.keys(NAME.namespace) == {good.name.key}
+    assert list((shared / ".neffd-staging").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "data", "with_provenance", "reason"),
+    [
+        ("model.neff", entries.neff_bytes(0)[:-1], True, "digest-mismatch"),
+        ("model.neff", entries.neff_bytes(9), True, "digest-mismatch"),
+        ("model.hlo_module.pb", b"other", True, "digest-mismatch"),
+        ("model.neff", entries.neff_bytes(0)[:-1], False, "short-neff"),
+        ("model.neff", b"\x02", False, "short-neff"),
+    ],
+)
+async def test_torn_or_altered(
+    remote: DirectoryRemote, shared: Path, tmp_path: Path, file: str, data: bytes, with_provenance: bool, reason: str
+) -> None:
+    content = entries.files(NAME)
+    folder = entries.write(shared, NAME, {**content, file: data})
+    if with_provenance:
+        (folder / "neffd.json").write_bytes(Provenance(digests(content)).encode())
+    with pytest.raises(EntryRefused) as refusal:
+        await _fetch(remote, NAME, tmp_path / "down")
+    assert refusal.value.reason == reason
+
+
+@pytest.mark.parametrize("missing", ["model.done", "model.neff"])
+async def test_unfinished_is_missing(remote: DirectoryRemote, shared: Path, missing: str) -> None:
+    folder = entries.write(shared, NAME, entries.files(NAME))
+    (folder / missing).unlink()
+    assert await remote.keys(NAME.namespace) == frozenset()
+    assert await remote.describe(NAME) is None
+    (folder / "model.neff").write_bytes(b"")
+    assert await remote.describe(NAME) is None
+
+
+async def test_a_key_that_is_ready_no_more(remote: DirectoryRemote, shared: Path) -> None:
+    folder = entries.write(shared, NAME, entries.files(NAME))
+    assert await remote.keys(NAME.namespace) == {NAME.key}
+    (folder / "model.done").unlink()
+    assert await remote.describe(NAME) is None
+    assert await remote.keys(NAME.namespace) == frozenset()
+
+
+@pytest.mark.parametrize("linked", ["namespace", "entry", "neff"])
+async def test_links_on_the_remote_lead_nowhere(
+    remote: DirectoryRemote, shared: Path, tmp_path: Path, linked: str
+) -> None:
+    outside = entries.write(tmp_path / "private", NAME, entries.files(NAME))
+    link = {"namespace": shared / NAME.namespace, "entry": shared / NAME.namespace / NAME.key}.get(linked)
+    if link is None:
+        link = entries.write(shared, NAME, entries.files(NAME)) / "model.neff"
+        link.unlink()
+        outside /= "model.neff"
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(outside if linked != "namespace" else outside.parent)
+    assert await remote.describe(NAME) is None
+    before = sorted((tmp_path / "private").rglob("*"))
+    (outcome,) = await remote.publish([outgoing(tmp_path / "pin", NAME, entries.files(NAME, seed=2))])
+    assert outcome == (EntryFailed("being-written", False) if linked == "neff" else EntryFailed("not-a-folder"))
+    assert sorted((tmp_path / "private").rglob("*")) == before
+
+
+async def test_a_link_that_appears_after_the_listing(remote: DirectoryRemote, shared: Path, tmp_path: Path) -> None:
+    folder = entries.write(shared, NAME, entries.files(NAME))
+    entry = await remote.describe(NAME)
+    assert entry is not None
+    (folder / "model.neff").unlink()
+    (folder / "model.neff").symlink_to("/etc/passwd")
+    with pytest.raises(EntryRefused) as refusal:
+        await remote.download(entry, tmp_path, lambda _: None)
+    assert refusal.value.reason == "not-a-file"
+
+
+async def test_the_version_shows_every_new_key(remote: DirectoryRemote, shared: Path, tmp_path: Path) -> None:
+    """Also two within one tick of the file server's clock, and a mark that comes long after its folder."""
+    versions = [await remote.version(NAME.namespace)]
+    for number in range(3):
+        await remote.publish([outgoing(tmp_path / str(number), entries.module(number), entries.files(NAME))])
+        os.utime(shared / NAME.namespace, ns=(1, 1))  # a clock that stands still, and is far behind ours
+        versions.append(await remote.version(NAME.namespace))
+    assert len(set(versions)) == len(versions)
+
+
+async def test_a_version_becomes_stable_and_a_late_mark_changes_it(
+    remote: DirectoryRemote, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory, "_TICK_S", 0.0)
+    content = entries.files(NAME)
+    folder = entries.write(shared, NAME, {file: data for file, data in content.items() if file != "model.done"})
+    stamp = folder.parent.stat().st_mtime_ns
+    before = await remote.version(NAME.namespace)
+    assert await remote.keys(NAME.namespace) == frozenset()
+    assert await remote.version(NAME.namespace) == before
+    (folder / "model.done").touch()
+    assert folder.parent.stat().st_mtime_ns == stamp
+    assert await remote.version(NAME.namespace) != before
+    assert await remote.keys(NAME.namespace) == {NAME.key}
+    settled = await remote.version(NAME.namespace)
+    assert await remote.keys(NAME.namespace) == {NAME.key}
+    assert await remote.version(NAME.namespace) == settled
+
+
+async def test_away_says_nothing_about_keys(remote: DirectoryRemote, shared: Path, tmp_path: Path) -> None:
+    await remote.publish([outgoing(tmp_path / "pin", NAME, entries.files(NAME))])
+    shared.rename(tmp_path / "elsewhere")
+    for question in (
+        remote.access(),
+        remote.version(NAME.namespace),
+        remote.keys(NAME.namespace),
+        remote.namespaces(),
+        remote.describe(NAME),
+        remote.publish([outgoing(tmp_path / "pin", NAME, entries.files(NAME))]),
+    ):
+        with pytest.raises(RemoteUnavailable) as away:
+            await question
+        assert away.value.reason == "no-directory"
+    (tmp_path / "elsewhere").rename(shared)
+    assert await remote.keys(NAME.namespace) == {NAME.key}
+
+
+async def _with_full_disk(monkeypatch: pytest.MonkeyPatch, below: Path) -> None:
+    opened = Path.open
+
+    def open_full(path: Path, *args: str, **options: object) -> BinaryIO:
+        if below in path.parents and args and "x" in args[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return opened(path, *args, **options)  # type: ignore[call-overload,no-any-return]
+
+    monkeypatch.setattr(Path, "open", open_full)
+
+
+async def test_a_full_remote(
+    remote: DirectoryRemote, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as fault:
+        await _with_full_disk(fault, shared)
+        with pytest.raises(RemoteUnavailable) as full:
+            await remote.publish([outgoing(tmp_path / "pin", NAME, entries.files(NAME))])
+        assert full.value.reason == "remote-full"
+    assert await remote.keys(NAME.namespace) == frozenset()
+    assert list((shared / ".neffd-staging").iterdir()) == []
+    assert await remote.publish([outgoing(tmp_path / "pin", NAME, entries.files(NAME))]) == [STORED]
+
+
+async def test_a_full_disk_of_this_host_is_not_the_remotes_fault(
+    remote: DirectoryRemote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await remote.publish([outgoing(tmp_path / "pin", NAME, entries.files(NAME))])
+    entry = await remote.describe(NAME)
+    assert entry is not None
+    await _with_full_disk(monkeypatch, tmp_path / "down")
+    with pytest.raises(OSError, match="No space left") as full:
+        await remote.download(entry, tmp_path / "down", lambda _: None)
+    assert full.value.errno == errno.ENOSPC
+
+
+async def test_a_read_only_remote(shared: Path, remote: DirectoryRemote, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (await remote.access()).can_write
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    found = await remote.access()
+    assert (found.can_write, found.reason) == (False, "no-write-access")
+    shutil.rmtree(shared)
+    with pytest.raises(RemoteUnavailable):
+        await remote.access()
