@@ -8,6 +8,8 @@ import os
 import socket
 from collections.abc import Mapping
 
+_SEND_S = 0.2
+
 
 class Notifier:
     """Sends states to the service manager; does nothing where there is none."""
@@ -23,6 +25,7 @@ class Notifier:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.settimeout(_SEND_S)  # a manager that does not read must not stop the event loop
             sender.sendto(state.encode(), address)
 
     async def keep_alive(self) -> None:

@@ -38,6 +38,7 @@ class Batcher:
         self._waiting: dict[int, tuple[Item, float]] = {}
         self._newest_at = clock()
         self._flush = False
+        self._size_bytes = self._file_count = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -48,6 +49,8 @@ class Batcher:
         if item.id not in self._waiting:
             self._waiting[item.id] = (item, now)
             self._newest_at = now
+            self._size_bytes += item.size_bytes
+            self._file_count += item.file_count
 
     @property
     def oldest_queued_at(self) -> float | None:
@@ -80,13 +83,11 @@ class Batcher:
                 break
             batch.append(item)
             del self._waiting[item.id]
+            self._size_bytes -= item.size_bytes
+            self._file_count -= item.file_count
         if not self._waiting:
             self._flush = False
         return batch
 
     def _is_full(self) -> bool:
-        items = [item for item, _ in self._waiting.values()]
-        return (
-            sum(item.size_bytes for item in items) >= self._limits.max_bytes
-            or sum(item.file_count for item in items) >= self._limits.max_files
-        )
+        return self._size_bytes >= self._limits.max_bytes or self._file_count >= self._limits.max_files

@@ -1,19 +1,21 @@
 """Finding the ready entries of one cache directory and handing them to the journal.
 
-Three sources feed one list of entries to look at: watchdog's hints, a look every second at entries that are not ready,
-and scans (start, overflow, now and then). Every look is a fresh inspection; an event decides nothing.
+Three sources lead to a look at an entry: watchdog's hints, regular second looks at those that are not ready or not yet
+settled, and scans (start, overflow, now and then). Every look is a fresh inspection; an event decides nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,8 +26,10 @@ from neffd.metrics import Metrics
 from neffd.publish.batch import Item
 from neffd.publish.journal import Journal
 from neffd.publish.settle import Settling
-from neffd.publish.take import NotTaken, Trust, take
+from neffd.publish.take import NotTaken, Trust, is_short, take
 from neffd.publish.watch import Watch
+from neffd.retry import Backoff
+from neffd.store import fsops, sharing
 from neffd.store.index import EXISTING, LOCAL, Index, Known
 from neffd.store.root import CacheRoot, FileFacts, Inspection
 from neffd.store.sharing import CannotShare
@@ -33,7 +37,8 @@ from neffd.store.sharing import CannotShare
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-_LOOK_EVERY_S = 0.5
+_ROOT_LOOK_EVERY_S = 0.5
+_SHORTEST_PAUSE_S = 0.05
 # Up to 2.14 the NEFF is its own mark: one that is shorter than its header says gets this much longer.
 _SHORT_NEFF_EXTRA_S = 60.0
 
@@ -60,13 +65,7 @@ class Audience:
         return self.remotes
 
 
-@dataclass
-class _Scan:
-    """What one pass over the directory found."""
-
-    states: dict[ModuleName, xla.State] = field(default_factory=dict)
-    ready: list[tuple[ModuleName, FileFacts, frozenset[str]]] = field(default_factory=list)
-    unready: list[ModuleName] = field(default_factory=list)
+_Looks = list[tuple[ModuleName, Inspection | OSError]]
 
 
 class Collector:
@@ -80,7 +79,7 @@ class Collector:
         metrics: Metrics,
         workers: Executor,
         *,
-        audience: Audience,
+        audience: Callable[[], Audience],
         trust: Trust,
         settle_s: float,
         scan_s: float,
@@ -88,6 +87,7 @@ class Collector:
         on_unlocked: Callable[[], None] = lambda: None,
         on_namespace: Callable[[str], None] = lambda namespace: None,
         on_problem: Callable[[str, str, str], None] = lambda reason, detail, hint: None,
+        on_healed: Callable[[str], None] = lambda reason: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._root = root
@@ -102,12 +102,19 @@ class Collector:
         self._on_unlocked = on_unlocked
         self._on_namespace = on_namespace
         self._on_problem = on_problem
+        self._on_healed = on_healed
+        self._clock = clock
         self._settling = Settling(settle_s, clock)
         self._known: dict[ModuleName, Known] = {}
         self._given_up: dict[ModuleName, Inspection] = {}
+        self._storage = Backoff(1.0, 60.0, clock)
+        self._share_command = sharing.share_command(root.path)
         self._hints: set[ModuleName] = set()
         self._wake = asyncio.Event()
+        self._gone: set[Path] = set()
+        self._root_is_gone = False
         self._scan_due = "start"
+        self._next_scan_at = clock()
         self._asked: list[asyncio.Future[None]] = []
         self._loop = asyncio.get_running_loop()
         self._watch = Watch(self._on_change, self._on_lost)
@@ -116,24 +123,46 @@ class Collector:
 
     async def run(self) -> None:
         """Watch and collect until cancelled."""
-        await self._in_worker(self._watch.start)
         try:
-            last_scan_at = 0.0
+            await self._in_worker(self._watch.start)
+        except OSError as error:
+            self._on_problem("no-events", str(error), "sysctl fs.inotify.max_user_instances=1024")
+        try:
             while True:
                 asked, self._asked = self._asked, []
-                if time.monotonic() - last_scan_at >= self._scan_s and not self._scan_due:
-                    self._scan_due = "periodic"
-                if self._scan_due:
-                    await self.scan(self._scan_due)
-                    last_scan_at = time.monotonic()
-                await self._look_at_all()
+                await self._pass()
                 for done in asked:
-                    done.set_result(None)
+                    if not done.done():
+                        done.set_result(None)
                 with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), _LOOK_EVERY_S if self._settling.due() else self._scan_s)
+                    await asyncio.wait_for(self._wake.wait(), self._pause_s())
                 self._wake.clear()
         finally:
             await asyncio.shield(self._in_worker(self._watch.stop))
+
+    async def _pass(self) -> None:
+        """Scan if it is time, and look at what is due; a full disk or an unreadable directory postpones it."""
+        if self._clock() >= self._next_scan_at and not self._scan_due:
+            self._scan_due = "periodic"
+        try:
+            if self._gone or self._root_is_gone:
+                await self._in_worker(self._forget_gone)
+            if self._scan_due and self._storage.wait_s == 0:
+                await self.scan(self._scan_due)
+            if not self._scan_due:
+                await self._look_at_all()
+        except (OSError, sqlite3.Error) as error:
+            self._storage_failed(error)
+
+    def _pause_s(self) -> float:
+        if self._scan_due:
+            return max(_SHORTEST_PAUSE_S, self._storage.wait_s)
+        waits_s = [self._next_scan_at - self._clock()]
+        if self._settling.due_in_s is not None:
+            waits_s.append(self._settling.due_in_s)
+        if self._root_is_gone:
+            waits_s.append(_ROOT_LOOK_EVERY_S)
+        return max(_SHORTEST_PAUSE_S, min(waits_s))
 
     @property
     def settling(self) -> int:
@@ -153,47 +182,56 @@ class Collector:
         self._wake.set()
 
     async def scan(self, why: str) -> None:
-        """Walk the directory once: the truth that events only hint at."""
-        self._scan_due = ""
+        """Walk the directory once: the truth that events only hint at. Raises OSError and sqlite3.Error."""
         self._metrics.scans.labels(why).inc()
-        found = await self._in_worker(self._scan)
-        self._states = found.states
-        self.counts = Counter(state.value for state in found.states.values())
-        for namespace in {name.namespace for name in found.states}:
+        self._scan_due = ""
+        try:
+            found = await self._in_worker(self._scan, why == "overflow")
+        except BaseException:
+            self._scan_due = why
+            raise
+        self._next_scan_at = self._clock() + self._scan_s
+        for namespace in {name.namespace for name, _ in found}:
             self._on_namespace(namespace)
-        for name, neff, files in found.ready:
-            if self._wants(name, neff, files):
-                self._settling.saw(name, None, is_ready=False)
-        for name in found.unready:
-            self._settling.saw(name, None, is_ready=False)
-            self._watch.add_entry(self._root.entry(name))
+        self._states.clear()
+        self.counts.clear()
+        for name, looks in found:
+            await self._look(name, looks)
+        if self._storage.failures and not self._settling.ready_count:
+            self._storage_works()
 
-    def _scan(self) -> _Scan:
+    def _scan(self, has_lost_events: bool) -> _Looks:
         self._known = self._index.all_known(self._root.path)
-        found = _Scan()
+        found: _Looks = []
+        if has_lost_events:
+            self._watch.drop_all()
         # Watch before listing: what comes in between is then an event.
         self._watch.add_folder(self._root.path)
         for namespace in self._root.namespaces():
             self._watch.add_folder(self._root.path / namespace)
-            for key in self._root.module_keys(namespace):
-                self._classify(ModuleName(namespace, key), found)
+            try:
+                found += self._inspect_all([ModuleName(namespace, key) for key in self._root.module_keys(namespace)])
+            except OSError as error:
+                self._loop.call_soon_threadsafe(self._unreadable, error)
         if not self._index.has_baseline(self._root.path):
-            self._index.baseline_blocking(self._root.path, [(name, neff) for name, neff, _ in found.ready])
+            ready = [(name, neff) for name, looks in found if (neff := _ready_neff(looks)) is not None]
+            self._index.baseline_blocking(self._root.path, ready)
             self._known = self._index.all_known(self._root.path)
         return found
 
-    def _classify(self, name: ModuleName, found: _Scan) -> None:
-        looks = self._root.inspect(name)
-        found.states[name] = looks.state
-        if looks.state is xla.State.READY and looks.neff is not None:
-            found.ready.append((name, looks.neff, frozenset(looks.files)))
-        else:
-            found.unready.append(name)
+    def _forget_gone(self) -> None:
+        """What is gone may come again under the same name, and is then watched afresh."""
+        gone, self._gone = self._gone, set()
+        for path in gone:
+            self._watch.drop(path)
+        if self._root_is_gone and self._root.path.is_dir():
+            self._root_is_gone = False
+            self._scan_due = "new-root"
 
     def _wants(self, name: ModuleName, neff: FileFacts, files: frozenset[str]) -> bool:
         """Whether a ready entry has something that the journal has not seen and some remote should have."""
         known = self._known.get(name)
-        if not self._audience.of(known, neff):
+        if not self._audience().of(known, neff):
             return False
         if known is None or not known.is_same(neff) or not known.was_taken:
             return True
@@ -205,24 +243,39 @@ class Collector:
         for name, looks in await self._in_worker(self._inspect_all, names):
             await self._look(name, looks)
 
-    def _inspect_all(self, names: Collection[ModuleName]) -> list[tuple[ModuleName, Inspection]]:
-        return [(name, self._root.inspect(name)) for name in names]
+    def _inspect_all(self, names: Collection[ModuleName]) -> _Looks:
+        return [(name, self._inspect(name)) for name in names]
 
-    async def _look(self, name: ModuleName, looks: Inspection) -> None:
+    def _inspect(self, name: ModuleName) -> Inspection | OSError:
+        try:
+            looks = self._root.inspect(name)
+        except OSError as error:
+            return error
+        return looks if looks.is_readable else PermissionError(errno.EACCES, "no permission", str(name))
+
+    async def _look(self, name: ModuleName, looks: Inspection | OSError) -> None:
+        if isinstance(looks, OSError):
+            self._unreadable(looks)
+            self._settling.saw(name, looks.errno, is_ready=False)
+            return
         self._note_state(name, looks)
-        if looks.state is xla.State.EMPTY and not looks.folder_exists:
-            return self._settled(name)
-        neff = looks.neff if looks.state is xla.State.READY else None
+        if not looks.folder_exists:
+            self._given_up.pop(name, None)
+            return await self._settled(name)
+        neff = _ready_neff(looks)
         if neff is None:
-            self._watch.add_entry(self._root.entry(name))
+            if self._watch.has_room() and not self._watch.watches(self._root.entry(name)):
+                await self._in_worker(self._watch.add_entry, self._root.entry(name))
             self._settling.saw(name, _fingerprint(looks), is_ready=False)
-            return None
+            return
         if not self._wants(name, neff, frozenset(looks.files)) or self._given_up.get(name) == looks:
-            return self._settled(name)
-        extra_s = await self._in_worker(self._extra_settle_s, name, looks)
-        if self._settling.saw(name, _fingerprint(looks), is_ready=True, extra_s=extra_s):
+            return await self._settled(name)
+        extra_s = 0.0
+        if keys.ready_mark(name.namespace) == xla.NEFF and await self._in_worker(is_short, self._root, name, neff):
+            extra_s = _SHORT_NEFF_EXTRA_S
+        has_settled = self._settling.saw(name, _fingerprint(looks), is_ready=True, extra_s=extra_s)
+        if has_settled and self._storage.wait_s == 0:
             await self._take(name, looks)
-        return None
 
     def _note_state(self, name: ModuleName, looks: Inspection) -> None:
         before = self._states.pop(name, None)
@@ -232,9 +285,24 @@ class Collector:
             self._states[name] = looks.state
             self.counts[looks.state.value] += 1
 
-    def _settled(self, name: ModuleName) -> None:
+    async def _settled(self, name: ModuleName) -> None:
         self._settling.drop(name)
-        self._watch.drop_entry(self._root.entry(name))
+        if self._watch.watches(self._root.entry(name)):
+            await self._in_worker(self._watch.drop, self._root.entry(name))
+
+    def _unreadable(self, error: OSError) -> None:
+        """Another user's, or no file handle left: it may be readable another time."""
+        hint = self._share_command if isinstance(error, PermissionError) else ""
+        self._on_problem("cannot-read", str(error), hint)
+
+    def _storage_works(self) -> None:
+        self._storage.succeeded()
+        self._on_healed("disk")
+
+    def _storage_failed(self, error: Exception) -> None:
+        """Said without the file's name, which differs each time."""
+        self._storage.failed()
+        self._on_problem("disk", (error.strerror if isinstance(error, OSError) else None) or str(error), "")
 
     async def _take(self, name: ModuleName, looks: Inspection) -> None:
         try:
@@ -242,17 +310,20 @@ class Collector:
         except NotTaken as error:
             self._metrics.not_pushed.labels(error.reason).inc()
             if error.reason in ("untrusted-owner", "failed"):
-                log.warning("%s is not pushed: %s", name, error)
-                self._give_up(name, looks)
+                log.info("%s is not pushed: %s", name, error)
+                await self._give_up(name, looks)
+            if error.reason == "untrusted-owner":
+                self._on_problem(error.reason, f"{name}: {error}", "add its owner to upload.trusted_uids")
         except CannotShare as error:
             self._metrics.not_pushed.labels("cannot-read").inc()
             self._on_problem("cannot-read", error.detail, error.hint)
-            self._give_up(name, looks)
-        except OSError as error:  # a full disk, say: looked at again with the next pass
+            await self._give_up(name, looks)
+        except (OSError, sqlite3.Error) as error:  # a full disk, say: tried again after a while
             self._metrics.not_pushed.labels("disk").inc()
-            self._on_problem("disk", f"{name}: {error}", "")
+            self._storage_failed(error)
         else:
-            self._settled(name)
+            self._storage_works()
+            await self._settled(name)
             if taken is not None:
                 log.info("%s is in the journal", name)
                 self._on_taken(*taken)
@@ -265,49 +336,43 @@ class Collector:
             self._known[name] = known
         if not self._wants(name, looks.neff, frozenset(looks.files)):
             return None
-        audience = self._audience.of(known, looks.neff)
+        audience = self._audience().of(known, looks.neff)
         origin = known.origin if known is not None and known.is_same(looks.neff) else LOCAL
         taken = take(self._root, name, looks, self._trust, origin=origin)
-        item = self._journal.insert_blocking(taken, audience)
+        try:
+            item = self._journal.insert_blocking(taken, audience)
+        except BaseException:
+            fsops.remove_tree(taken.folder)
+            raise
         neff = (taken.neff.inode, taken.neff.mtime_ns, taken.neff.size_bytes)
         self._known[name] = Known(origin, neff, frozenset(taken.provenance.files), was_taken=True)
         return item, audience
 
-    def _give_up(self, name: ModuleName, looks: Inspection) -> None:
+    async def _give_up(self, name: ModuleName, looks: Inspection) -> None:
         """Until it looks different: asking again every half second would mend nothing."""
         self._given_up[name] = looks
-        self._settled(name)
+        await self._settled(name)
 
-    def _extra_settle_s(self, name: ModuleName, looks: Inspection) -> float:
-        if keys.ready_mark(name.namespace) != xla.NEFF or looks.neff is None:
-            return 0.0
-        try:
-            with open(self._root.entry(name) / xla.NEFF, "rb") as reader:
-                header = xla.neff_header(reader.read(xla.NEFF_HEADER_BYTES))
-        except OSError:
-            return 0.0
-        return _SHORT_NEFF_EXTRA_S if header is not None and looks.neff.size_bytes < header.file_bytes else 0.0
-
-    def _on_change(self, path: Path) -> None:
+    def _on_change(self, path: Path, is_gone: bool) -> None:
         """On a watchdog thread: hand the hint over to the loop."""
         with contextlib.suppress(RuntimeError):  # the loop has ended; so have we
-            self._loop.call_soon_threadsafe(self._note_change, path)
+            self._loop.call_soon_threadsafe(self._note_change, path, is_gone)
 
     def _on_lost(self) -> None:
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._note_lost)
+            self._loop.call_soon_threadsafe(self.scan_soon, "overflow")
 
-    def _note_lost(self) -> None:
-        self.scan_soon("overflow")
-
-    def _note_change(self, path: Path) -> None:
+    def _note_change(self, path: Path, is_gone: bool) -> None:
         try:
             parts = path.relative_to(self._root.path).parts
         except ValueError:
             return
-        if len(parts) == 1 and keys.is_namespace(parts[0]):
+        if is_gone:
+            self._gone.add(path)
+        if not parts:
+            self._root_is_gone = is_gone
+        elif len(parts) == 1 and keys.is_namespace(parts[0]):
             # A namespace came or went; entries may be in it already.
-            self._watch.forget_folder(path)
             self._scan_due = "new-namespace"
         elif len(parts) >= 2 and keys.is_namespace(parts[0]) and keys.is_module_key(parts[1]):
             self._hints.add(ModuleName(parts[0], parts[1]))
@@ -319,6 +384,10 @@ class Collector:
 
     async def _in_worker(self, work: Callable[..., _T], *args: object) -> _T:
         return await self._loop.run_in_executor(self._workers, work, *args)
+
+
+def _ready_neff(looks: Inspection | OSError) -> FileFacts | None:
+    return looks.neff if isinstance(looks, Inspection) and looks.state is xla.State.READY else None
 
 
 def _fingerprint(looks: Inspection) -> tuple[object, ...]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from neffd import points
 from neffd.metrics import Metrics
 from neffd.publish.batch import Batcher, Item, Limits
 from neffd.publish.journal import Journal, Parked, Row
-from neffd.remotes.base import Access, EntryFailed, PublishResult, Remote, RemoteUnavailable
+from neffd.remotes.base import Access, EntryFailed, OutgoingEntry, PublishResult, Remote, RemoteUnavailable
 from neffd.retry import Backoff
+from neffd.store.root import PART_SUFFIX
 
 log = logging.getLogger(__name__)
 
@@ -87,15 +89,23 @@ class Pusher:
         """Push until cancelled; first what an earlier life left."""
         self.parked = await self._journal.parked(self._remote.name)
         await self._queue_open_items()
-        with contextlib.suppress(RemoteUnavailable):
-            self.access = await self._remote.access()
+        await self._attempt(self._check_access)
         while True:
             await self._wait_until_due()
-            try:
-                await self._check_access()
-                await self._push_batch()
-            except RemoteUnavailable as error:
-                self._failed(error)
+            if await self._attempt(self._check_access):
+                await self._attempt(self._push_batch)
+
+    async def _attempt(self, work: Callable[[], Awaitable[None]]) -> bool:
+        """Run `work`; a failure that may pass is noted and postpones the next attempt."""
+        try:
+            await work()
+        except RemoteUnavailable as error:
+            self._failed(error)
+        except (OSError, sqlite3.Error) as error:  # the journal cannot be written just now
+            self._failed(RemoteUnavailable("disk", str(error)))
+        else:
+            return True
+        return False
 
     async def _unpark_what_may_go(self) -> None:
         """What was parked because anybody could read the remote."""
@@ -115,6 +125,8 @@ class Pusher:
     async def _wait_until_due(self) -> None:
         while True:
             due_in_s = self._batcher.due_in_s
+            if due_in_s is None and self.trouble is not None:
+                due_in_s = 0.0  # nothing to send, but whether the trouble is over is worth knowing
             if due_in_s is not None:
                 due_in_s = max(due_in_s, self._backoff.wait_s)
                 if due_in_s == 0:
@@ -137,7 +149,7 @@ class Pusher:
         self._in_flight = len(items)
         try:
             rows = await self._journal.load(items, self._remote.name)
-            wanted = [row for row in rows if not await self._parked_by_policy(row)]
+            wanted = [row for row in rows if not await self._parked_at_once(row)]
             if wanted:
                 outcomes = await self._publish(wanted)
                 settled = [await self._settle(row, outcome) for row, outcome in zip(wanted, outcomes, strict=True)]
@@ -183,13 +195,18 @@ class Pusher:
         """Unknown counts as public: what was pushed to everybody cannot be taken back."""
         return self.access is None or self.access.public is not False
 
-    async def _parked_by_policy(self, row: Row) -> bool:
-        """Rule 5: nothing to a public remote unless it was allowed; old entries as configured."""
+    async def _parked_at_once(self, row: Row) -> bool:
+        """Rule 5: nothing to a public remote unless it was allowed; old entries as configured.
+
+        An entry whose pinned files are gone would fail, and its whole batch with it, for ever.
+        """
         reason = ""
         if self._is_public and not self._allow_public:
             reason = "public-repo"
         elif row.existing and self._is_public and self._existing == "private-only":
             reason = "existing-on-public"
+        elif not await asyncio.to_thread(_is_whole, row.entry):
+            reason = "files-lost"
         if reason:
             await self._park(row, reason)
         return bool(reason)
@@ -208,3 +225,7 @@ class Pusher:
 
     def _note_load(self) -> None:
         self._metrics.journal_waiting.labels(self._remote.name).set(self.waiting)
+
+
+def _is_whole(entry: OutgoingEntry) -> bool:
+    return all((entry.directory / (file + PART_SUFFIX)).exists() for file in entry.provenance.files)

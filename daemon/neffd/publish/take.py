@@ -66,7 +66,10 @@ def take(root: CacheRoot, name: ModuleName, looks: Inspection, trust: Trust, *, 
         raise NotTaken("untrusted-owner", f"{strangers[0]} belongs to uid {looks.files[strangers[0]].uid}")
     folder = root.new_folder("outbox")
     try:
-        digests = {file: _pin(root.entry(name) / file, folder / (file + PART_SUFFIX)) for file in looks.files}
+        digests = {
+            file: _pin(root.entry(name) / file, folder / (file + PART_SUFFIX), facts)
+            for file, facts in looks.files.items()
+        }
         if root.inspect(name) != looks:
             raise NotTaken("changing")
         if xla.is_failure_text(_start_of(folder / (xla.NEFF + PART_SUFFIX))):
@@ -83,10 +86,19 @@ def take(root: CacheRoot, name: ModuleName, looks: Inspection, trust: Trust, *, 
     return Taken(root.path, name, folder, described, neff, origin)
 
 
-def _pin(source: Path, target: Path) -> FileDigest:
+def is_short(root: CacheRoot, name: ModuleName, neff: FileFacts) -> bool:
+    """Whether a NEFF is shorter than its own header says: still being written, where it is its own ready mark."""
+    try:
+        header = xla.neff_header(_start_of(root.entry(name) / xla.NEFF))
+    except OSError:
+        return False
+    return header is not None and neff.size_bytes < header.file_bytes
+
+
+def _pin(source: Path, target: Path, facts: FileFacts) -> FileDigest:
     """Link a file, or copy it where a link is not possible or not allowed, and read it once."""
     try:
-        if not stat.S_ISREG(source.lstat().st_mode):
+        if not _is_still(source, facts):
             raise NotTaken("changing")
         try:
             os.link(source, target, follow_symlinks=False)
@@ -94,11 +106,22 @@ def _pin(source: Path, target: Path) -> FileDigest:
             raise
         except OSError:  # no hard links here, or protected_hardlinks
             return FileDigest(*fsops.copy_hashed(source, target))
+        if not _is_still(target, facts):  # somebody put another file, maybe another user's, in its place
+            raise NotTaken("changing")
         digest = FileDigest(*fsops.hash_file(target))
         _sync_file(target)
         return digest
     except PermissionError as error:
         raise CannotShare(f"{source}: {error.strerror}", sharing.share_command(source.parent.parent.parent)) from None
+
+
+def _is_still(path: Path, facts: FileFacts) -> bool:
+    found = path.lstat()
+    return stat.S_ISREG(found.st_mode) and (found.st_ino, found.st_uid, found.st_gid) == (
+        facts.inode,
+        facts.uid,
+        facts.gid,
+    )
 
 
 def _start_of(path: Path) -> bytes:

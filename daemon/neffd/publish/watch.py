@@ -22,12 +22,12 @@ from watchdog.events import (
     FileSystemEvent,
     FileSystemEventHandler,
 )
-from watchdog.observers.api import ObservedWatch
+from watchdog.observers.api import BaseObserver, ObservedWatch
 from watchdog.observers.inotify import InotifyObserver
 
 log = logging.getLogger(__name__)
 
-# Each watch costs a thread; entries beyond this many are covered by the regular second look alone.
+# Each watch costs a thread; entries beyond this many are covered by the regular looks alone.
 MAX_ENTRY_WATCHES = 64
 _FOLDERS = [DirCreatedEvent, DirMovedEvent, DirDeletedEvent]
 _FILES = [FileCreatedEvent, FileClosedEvent, FileMovedEvent, FileDeletedEvent]
@@ -39,27 +39,31 @@ class Watch:
 
     Args:
         changed: called, from a watchdog thread, with the path of a folder or file that was made, finished, moved or
-        deleted.
+        deleted, and whether it is gone.
         lost: called, from a watchdog thread, when the kernel dropped events.
+
+    Every method may wait for a thread of watchdog: not for the event loop.
     """
 
-    def __init__(self, changed: Callable[[Path], None], lost: Callable[[], None]) -> None:
+    def __init__(self, changed: Callable[[Path, bool], None], lost: Callable[[], None]) -> None:
         self._handler = _Handler(changed)
         self._lost = _LostEvents(lost)
-        self._observer = InotifyObserver()
+        self._observer: BaseObserver | None = None
         self._folders: dict[Path, ObservedWatch] = {}
         self._entries: dict[Path, ObservedWatch] = {}
 
     def start(self) -> None:
-        """Start watchdog's threads."""
+        """Start watchdog's threads; raises OSError where the kernel has no inotify instance left."""
+        self._observer = InotifyObserver()
         logging.getLogger(_WATCHDOG_LOGGER).addHandler(self._lost)
         self._observer.start()
 
     def stop(self) -> None:
         """Stop watching; returns when all threads have ended."""
-        logging.getLogger(_WATCHDOG_LOGGER).removeHandler(self._lost)
-        self._observer.stop()
-        self._observer.join()
+        if self._observer is not None:
+            logging.getLogger(_WATCHDOG_LOGGER).removeHandler(self._lost)
+            self._observer.stop()
+            self._observer.join()
 
     def add_folder(self, folder: Path) -> bool:
         """Watch the root or a namespace for entries that come and go; false if that is not possible."""
@@ -70,41 +74,51 @@ class Watch:
             self._folders[folder] = watch
         return watch is not None
 
+    def watches(self, folder: Path) -> bool:
+        """Whether an entry is watched."""
+        return folder in self._entries
+
+    def has_room(self) -> bool:
+        """Whether one more entry can be watched."""
+        return len(self._entries) < MAX_ENTRY_WATCHES
+
     def add_entry(self, folder: Path) -> None:
         """Watch an entry on its way to ready, while there is room."""
-        if folder not in self._entries and len(self._entries) < MAX_ENTRY_WATCHES:
+        if not self.watches(folder) and self.has_room():
             watch = self._schedule(folder, _FILES)
             if watch is not None:
                 self._entries[folder] = watch
 
-    def drop_entry(self, folder: Path) -> None:
-        """Stop watching an entry."""
-        watch = self._entries.pop(folder, None)
-        if watch is not None:
+    def drop(self, folder: Path) -> None:
+        """Stop watching a folder: it is of no interest any more, or gone, and another of its name needs a new watch."""
+        watch = self._folders.pop(folder, None) or self._entries.pop(folder, None)
+        if watch is not None and self._observer is not None:
             self._observer.unschedule(watch)
 
-    def forget_folder(self, folder: Path) -> None:
-        """A namespace is gone; a new one of the same name is watched afresh."""
-        watch = self._folders.pop(folder, None)
-        if watch is not None:
-            self._observer.unschedule(watch)
+    def drop_all(self) -> None:
+        """Stop watching everything: events that would have said what is gone were lost."""
+        for folder in [*self._folders, *self._entries]:
+            self.drop(folder)
 
     def _schedule(self, folder: Path, events: list[type[FileSystemEvent]]) -> ObservedWatch | None:
+        if self._observer is None:
+            return None
         try:
             return self._observer.schedule(self._handler, str(folder), event_filter=events)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # no such folder, no watch left, no thread left
             log.debug("cannot watch %s: %s", folder, error)
             return None
 
 
 class _Handler(FileSystemEventHandler):
-    def __init__(self, changed: Callable[[Path], None]) -> None:
+    def __init__(self, changed: Callable[[Path, bool], None]) -> None:
         self._changed = changed
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        self._changed(Path(os.fsdecode(event.src_path)))
+        is_gone = isinstance(event, (DirDeletedEvent, DirMovedEvent))
+        self._changed(Path(os.fsdecode(event.src_path)), is_gone)
         if event.dest_path:
-            self._changed(Path(os.fsdecode(event.dest_path)))
+            self._changed(Path(os.fsdecode(event.dest_path)), False)
 
 
 class _LostEvents(logging.Handler):

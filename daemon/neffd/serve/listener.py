@@ -48,7 +48,7 @@ class Listener:
         except OSError as error:
             raise NeffdError(
                 "socket",
-                f"cannot listen on {self._path}: {error.strerror}",
+                f"cannot listen on {self._path}: {error.strerror or error}",
                 "make its folder writable, or set `socket`",
             ) from None
         self._server = await asyncio.get_running_loop().create_unix_server(protocol, sock=listening, backlog=_BACKLOG)
@@ -58,10 +58,7 @@ class Listener:
         if self._server is None:
             return
         self._server.close()
-        with contextlib.suppress(FileNotFoundError):
-            facts = self._path.lstat()
-            if (facts.st_dev, facts.st_ino) == self._identity:
-                self._path.unlink()
+        self._remove()
 
     def _clear_stale(self) -> None:
         """Remove a socket file that nobody listens on; refuse anything else that has the name."""
@@ -88,24 +85,27 @@ class Listener:
         )
 
     def _bind(self) -> socket.socket:
+        gid = -1 if self._group is None else _gid(self._group)
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        # Bound under another name first: nobody can connect before mode and group are right.
-        draft = self._path.with_name(f".{os.getpid()}")
         try:
-            draft.unlink(missing_ok=True)
-            listening.bind(str(draft))
-            draft.chmod(self._mode)
-            if self._group is not None:
-                os.chown(draft, -1, _gid(self._group))
-            listening.listen(_BACKLOG)
-            draft.rename(self._path)
+            listening.bind(str(self._path))
+            facts = self._path.lstat()
+            self._identity = (facts.st_dev, facts.st_ino)
+            self._path.chmod(self._mode)
+            os.chown(self._path, -1, gid)
+            listening.listen(_BACKLOG)  # only now can anybody connect
         except BaseException:
             listening.close()
-            draft.unlink(missing_ok=True)
+            self._remove()
             raise
-        facts = self._path.lstat()
-        self._identity = (facts.st_dev, facts.st_ino)
         return listening
+
+    def _remove(self) -> None:
+        """Remove the socket file if it is still ours: a newer daemon may have put its own in its place."""
+        with contextlib.suppress(OSError):
+            facts = self._path.lstat()
+            if (facts.st_dev, facts.st_ino) == self._identity:
+                self._path.unlink()
 
 
 def _gid(group: str) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol, cast
 
 from neff import protocol
@@ -25,6 +26,9 @@ _PROGRESS_EVERY_S = 0.5
 # A client that does not read its answers is let go at this much.
 _MAX_UNREAD_BYTES = 4 * protocol.MAX_LINE_BYTES
 _MAX_OPEN_REQUESTS = 64
+# Longer than any valid name, so that whatever is echoed fits into a line.
+_MAX_NAME_CHARS = 512
+_MAX_PARKED_SHOWN = 300
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -143,13 +147,14 @@ class Session(asyncio.Protocol):
         elif operation == "status":
             self._send({"id": number, "status": self._host.status(), "done": True})
         elif operation == "prefetch":
-            self._start(self._prefetch(number, message), "prefetch")
+            self._start(self._prefetch(number, _strings(message, "names"), bool(message.get("wait"))), "prefetch")
         elif operation == "flush":
-            self._start(self._flush(number, message), "flush")
+            self._start(self._flush(number, _timeout_s(message)), "flush")
         else:
-            raise BadRequest("unknown-op", f"no operation {safe_text(operation)!r}")
+            shown = operation if isinstance(operation, str) else type(operation).__name__
+            raise BadRequest("unknown-op", f"no operation {safe_text(shown)!r}")
 
-    def _start(self, work: Any, name: str) -> None:
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = self._host.tasks.start(work, name=f"{name}-{id(self)}")
         self._requests.add(task)
         task.add_done_callback(self._requests.discard)
@@ -164,12 +169,11 @@ class Session(asyncio.Protocol):
             answer = self._ask(namespace, key)
             if isinstance(answer, Flight):
                 flights[key] = answer
-                if key in holding:
-                    answer.holders.add(id(self))
             else:
                 self._answer(number, {"key": key}, answer)
         if flights:
-            self._start(self._follow(number, "key", flights, began_at), "resolve")
+            held = [flight for key, flight in flights.items() if key in holding]
+            self._start(self._follow(number, "key", flights, began_at, held), "resolve")
         else:
             self._finish(number, began_at)
 
@@ -180,31 +184,39 @@ class Session(asyncio.Protocol):
             return Answer(False, "bad-name")
         return self._resolver.resolve(ModuleName(namespace, key))
 
-    async def _follow(self, number: int, label: str, flights: dict[str, Flight], began_at: float) -> None:
-        """Report flights until all have landed."""
+    async def _follow(
+        self, number: int, label: str, flights: dict[str, Flight], began_at: float, held: Sequence[Flight] = ()
+    ) -> None:
+        """Report flights until all have landed; of those in `held` the asker has made the lock."""
+        landed: asyncio.Queue[str] = asyncio.Queue()
+        for flight in held:
+            flight.holders.add(id(self))
+        for text, flight in flights.items():
+            flight.outcome.add_done_callback(lambda _, text=text: landed.put_nowait(text))  # type: ignore[misc]
         try:
+            report_at = time.monotonic() + _PROGRESS_EVERY_S
             while flights:
-                landed = [flight.outcome for flight in flights.values()]
-                await asyncio.wait(landed, timeout=_PROGRESS_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
-                for text, flight in list(flights.items()):
-                    if flight.outcome.done():
-                        self._answer(number, {label: text}, flight.outcome.result())
-                        del flights[text]
-                    elif flight.found:
-                        self._send({"id": number, label: text, **_progress(flight)})
+                with contextlib.suppress(asyncio.TimeoutError):
+                    text = await asyncio.wait_for(landed.get(), max(0.0, report_at - time.monotonic()))
+                    self._answer(number, {label: text}, flights.pop(text).outcome.result())
+                if time.monotonic() >= report_at:
+                    report_at = time.monotonic() + _PROGRESS_EVERY_S
+                    for text, flight in flights.items():
+                        if flight.found and not flight.outcome.done():
+                            self._send({"id": number, label: text, **_progress(flight)})
             self._finish(number, began_at)
         finally:
-            for flight in flights.values():
+            for flight in held:
                 flight.holders.discard(id(self))
 
-    async def _prefetch(self, number: int, message: Message) -> None:
+    async def _prefetch(self, number: int, names: Sequence[str], wait: bool) -> None:
         began_at = time.perf_counter()
         flights: dict[str, Flight] = {}
-        for text in _strings(message, "names"):
+        for text in names:
             answer = await self._ask_by_name(text)
             if not isinstance(answer, Flight):
                 self._answer(number, {"name": text}, answer)
-            elif message.get("wait"):
+            elif wait:
                 flights[text] = answer
             else:
                 self._send({"id": number, "name": text, **_progress(answer)})
@@ -223,13 +235,9 @@ class Session(asyncio.Protocol):
         resolver = self._resolver or self._host.resolver_for(name)
         return resolver.resolve(name) if resolver is not None else Answer(False, "no-cache-dir")
 
-    async def _flush(self, number: int, message: Message) -> None:
-        timeout_s = message.get("timeout_s", 60)
-        if not isinstance(timeout_s, (int, float)) or not 0 <= timeout_s <= 86_400:
-            return self._error(number, BadRequest("bad-request", "timeout_s must be from 0 to 86400"))
+    async def _flush(self, number: int, timeout_s: float) -> None:
         pending, parked = await self._host.flush(timeout_s, lambda left: self._send({"id": number, "pending": left}))
-        self._send({"id": number, "pending": pending, "parked": parked, "done": True})
-        return None
+        self._send({"id": number, "pending": pending, "parked": parked[:_MAX_PARKED_SHOWN], "done": True})
 
     def _answer(self, number: int, what: Message, answer: Answer) -> None:
         state = protocol.READY if answer.ready else protocol.ABSENT
@@ -244,10 +252,15 @@ class Session(asyncio.Protocol):
     def _send(self, message: Message) -> None:
         if self._transport.is_closing():
             return
-        self._transport.write(protocol.encode(message))
+        try:
+            line = protocol.encode(message)
+        except ProtocolError as error:
+            return self._error(message.get("id"), BadRequest("too-many", str(error)))
+        self._transport.write(line)
         if self._transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
             log.info("a client of uid %d does not read its answers", self.uid)
             self._transport.abort()
+        return None
 
     def _error(self, number: Any, error: BadRequest) -> None:
         shown = number if type(number) is int else None
@@ -273,4 +286,13 @@ def _strings(message: Message, field: str) -> Sequence[str]:
         raise BadRequest("bad-request", f"{field} must be a list of strings")
     if len(values) > protocol.MAX_KEYS_PER_REQUEST:
         raise BadRequest("too-many", f"{field} holds more than {protocol.MAX_KEYS_PER_REQUEST} names")
+    if any(len(value) > _MAX_NAME_CHARS for value in values):
+        raise BadRequest("bad-request", f"{field} holds a name of more than {_MAX_NAME_CHARS} characters")
     return values
+
+
+def _timeout_s(message: Message) -> float:
+    timeout_s = message.get("timeout_s", 60)
+    if type(timeout_s) not in (int, float) or not 0 <= timeout_s <= 86_400:
+        raise BadRequest("bad-request", "timeout_s must be from 0 to 86400")
+    return float(timeout_s)

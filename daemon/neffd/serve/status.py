@@ -10,10 +10,14 @@ from neffd.metrics import Metrics
 log = logging.getLogger(__name__)
 
 _FATAL = ("disk",)
+_MOST = 50
 
 
 class Problems:
-    """What is wrong with one cache directory: logged when it first appears, shown until the daemon ends."""
+    """What is wrong with one cache directory: logged when it first appears, shown until it is over.
+
+    Problems with the same remedy are one problem, however many entries meet it; the first one is the example.
+    """
 
     def __init__(self, where: str) -> None:
         self._where = where
@@ -21,18 +25,24 @@ class Problems:
 
     def note(self, reason: str, detail: str, hint: str) -> None:
         """Say a problem; the same one is said once."""
-        if (reason, detail) in self._noted:
+        if (reason, hint) in self._noted or len(self._noted) >= _MOST:
             return
-        self._noted[reason, detail] = hint
+        self._noted[reason, hint] = detail
         log.warning("%s: %s: %s%s", self._where, reason, detail, f" (try: {hint})" if hint else "")
+
+    def over(self, reason: str) -> None:
+        """What failed for `reason` works again."""
+        if any(noted == reason for noted, _ in self._noted):
+            log.info("%s: %s: over", self._where, reason)
+            self._noted = {key: detail for key, detail in self._noted.items() if key[0] != reason}
 
     def fatal(self) -> list[str]:
         """Those that keep the daemon from its work."""
-        return [f"{reason}: {detail}" for reason, detail in self._noted if reason in _FATAL]
+        return [f"{reason}: {detail}" for (reason, _), detail in self._noted.items() if reason in _FATAL]
 
     def status(self) -> list[dict[str, str]]:
         """For the status document."""
-        return [{"reason": reason, "detail": detail, "hint": hint} for (reason, detail), hint in self._noted.items()]
+        return [{"reason": reason, "detail": detail, "hint": hint} for (reason, hint), detail in self._noted.items()]
 
 
 def counters(metrics: Metrics) -> dict[str, Any]:

@@ -1,0 +1,102 @@
+"""A cache directory, a journal and a collector of one test, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from neff.keys import ModuleName
+from neffd.metrics import Metrics
+from neffd.publish.collect import Audience, Collector
+from neffd.publish.journal import Journal
+from neffd.publish.take import Trust
+from neffd.store.database import Database
+from neffd.store.index import Index
+from neffd.store.root import CacheRoot
+from tests.unit.waiting import until
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> CacheRoot:
+    return CacheRoot(tmp_path / "cache")
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    database = Database(tmp_path / "state")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def index(database: Database) -> Index:
+    return Index(database)
+
+
+@pytest.fixture
+def journal(database: Database, index: Index) -> Journal:
+    return Journal(database, index)
+
+
+class Collecting:
+    """A collector at work, and what it told."""
+
+    def __init__(self, root: CacheRoot, index: Index, journal: Journal, workers: ThreadPoolExecutor) -> None:
+        self.metrics = Metrics()
+        self.problems: list[tuple[str, str]] = []
+        self.healed: list[str] = []
+        self.taken = 0
+        self.collector = Collector(
+            root,
+            index,
+            journal,
+            self.metrics,
+            workers,
+            audience=lambda: Audience(frozenset({"one"}), frozenset(), existing=True),
+            trust=Trust.of(root.path, None, None),
+            settle_s=0.1,
+            scan_s=3600,
+            on_taken=lambda item, remotes: self._count(),
+            on_problem=lambda reason, detail, hint: self.problems.append((reason, hint)),
+            on_healed=self.healed.append,
+        )
+
+    def _count(self) -> None:
+        self.taken += 1
+
+    def scans(self, why: str) -> int:
+        return int(self.metrics.value("neffd_scans_total", why=why))
+
+    async def until(self, look: Callable[[], object], what: str, timeout_s: float = 10.0) -> None:
+        """Wait until `look` is true, with the collector running."""
+        await until(look, what, timeout_s)
+
+    async def until_scanned(self) -> None:
+        await self.until(lambda: self.scans("start"), "the first scan")
+        await self.collector.scan_now()
+
+
+@contextlib.asynccontextmanager
+async def collecting(root: CacheRoot, index: Index, journal: Journal) -> AsyncIterator[Collecting]:
+    """Run a collector; an error of its own ends the test."""
+    workers = ThreadPoolExecutor(2)
+    made = Collecting(root, index, journal, workers)
+    task = asyncio.create_task(made.collector.run())  # noqa: TID251
+    try:
+        await made.until_scanned()
+        yield made
+        assert not task.done() or task.result() is None, "the collector ended by itself"
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+        workers.shutdown()
+
+
+async def taken_names(journal: Journal) -> list[ModuleName]:
+    rows = await journal.load(await journal.open_items("one"), "one")
+    return [row.entry.name for row in rows]

@@ -1,0 +1,113 @@
+"""The batcher against a model: nothing lost or doubled, every limit kept, nothing late."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from neffd.publish.batch import Batcher, Item, Limits
+from tests.unit.clock import Clock
+
+LIMITS = Limits(quiet_s=10, max_delay_s=60, max_bytes=1000, max_files=20)
+
+
+class BatcherMachine(RuleBasedStateMachine):
+    """Drives a batcher, and keeps in a plain dict what must be in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.batcher = Batcher(LIMITS, self.clock)
+        self.model: dict[int, tuple[Item, float]] = {}
+        self.newest_at = self.clock()
+        self.is_flushing = False
+
+    @rule(
+        number=st.integers(0, 30),
+        size_bytes=st.sampled_from([0, 1, 300, 999, 1000, 5000]),
+        file_count=st.sampled_from([1, 5, 20, 50]),
+    )
+    def add(self, number: int, size_bytes: int, file_count: int) -> None:
+        item = self.model[number][0] if number in self.model else Item(number, size_bytes, file_count, float(number))
+        self.batcher.add(item)
+        if number not in self.model:
+            self.model[number] = (item, self.clock())
+            self.newest_at = self.clock()
+
+    @rule(seconds=st.floats(0, 40))
+    def wait(self, seconds: float) -> None:
+        before = self.batcher.due_in_s
+        self.clock.pass_s(seconds)
+        after = self.batcher.due_in_s
+        if before is None or after is None:
+            assert before is after
+        else:
+            assert after == pytest.approx(max(0.0, before - seconds), abs=1e-6)
+
+    @rule()
+    def flush(self) -> None:
+        self.batcher.flush()
+        self.is_flushing = bool(self.model)
+        assert self.batcher.due_in_s == (0.0 if self.model else None)
+
+    @rule()
+    def take(self) -> None:
+        batch = self.batcher.take()
+        expected = [item for item, _ in self.model.values()][: len(batch)]
+        assert batch == expected, "oldest first"
+        assert bool(batch) == bool(self.model)
+        if len(batch) > 1:
+            assert _bytes(batch) <= LIMITS.max_bytes
+            assert _files(batch) <= LIMITS.max_files
+        for item in batch:
+            del self.model[item.id]
+        if self.model:
+            following = next(iter(self.model.values()))[0]
+            full = [*batch, following]
+            assert _bytes(full) > LIMITS.max_bytes or _files(full) > LIMITS.max_files, "as much as fits"
+        else:
+            self.is_flushing = False
+
+    @precondition(lambda self: self.model)
+    @rule()
+    def nothing_waits_longer_than_allowed(self) -> None:
+        self.clock.pass_s(LIMITS.max_delay_s)
+        assert self.batcher.due_in_s == 0
+
+    @invariant()
+    def agrees_with_the_model(self) -> None:
+        waiting = [item for item, _ in self.model.values()]
+        assert len(self.batcher) == len(waiting)
+        assert self.batcher.oldest_queued_at == min((item.queued_at for item in waiting), default=None)
+        is_full = _bytes(waiting) >= LIMITS.max_bytes or _files(waiting) >= LIMITS.max_files
+        due_in_s = self.batcher.due_in_s
+        if not waiting:
+            assert due_in_s is None
+        elif is_full or self.is_flushing:
+            assert due_in_s == 0
+        else:
+            oldest_at = min(added_at for _, added_at in self.model.values())
+            due_at = min(self.newest_at + LIMITS.quiet_s, oldest_at + LIMITS.max_delay_s)
+            assert due_in_s == pytest.approx(max(0.0, due_at - self.clock()), abs=1e-6)
+
+
+def _bytes(items: list[Item]) -> int:
+    return sum(item.size_bytes for item in items)
+
+
+def _files(items: list[Item]) -> int:
+    return sum(item.file_count for item in items)
+
+
+TestBatcher = BatcherMachine.TestCase
+TestBatcher.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def test_a_single_large_item_goes_alone() -> None:
+    batcher = Batcher(LIMITS, Clock())
+    items = [Item(1, 1, 1), Item(2, 5000, 1), Item(3, 1, 1)]
+    for item in items:
+        batcher.add(item)
+    assert [batcher.take() for _ in range(4)] == [[items[0]], [items[1]], [items[2]], []]

@@ -1,0 +1,355 @@
+"""Finding ready entries: through events, without them, and through whatever happens to the directory meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from neffd.layouts import xla
+from neffd.publish.journal import Journal
+from neffd.publish.watch import MAX_ENTRY_WATCHES
+from neffd.store.index import Index
+from neffd.store.root import CacheRoot
+from tests.harness import entries
+from tests.unit.publish.conftest import collecting, taken_names
+
+WITHIN_S = 5.0  # the promise is a second; the machine may be busy
+
+
+def start_compile(root: CacheRoot, number: int, namespace: str = entries.NAMESPACE) -> Path:
+    """What stock leaves while it compiles."""
+    folder = entries.write(root.path, entries.module(number, namespace), {"model.hlo_module.pb": b"x"})
+    (folder / xla.LOCK).touch()
+    return folder
+
+
+def finish_compile(folder: Path, number: int) -> None:
+    content = entries.files(entries.module(number))
+    for file in ("compile_flags.json", "model.neff", "model.done"):
+        (folder / file).write_bytes(content[file])
+    (folder / xla.LOCK).unlink()
+
+
+async def test_an_entry_written_slowly_in_place_is_found_when_it_is_ready_and_not_before(
+    root: CacheRoot, index: Index, journal: Journal
+) -> None:
+    async with collecting(root, index, journal) as host:
+        folder = start_compile(root, 1)
+        await host.until(lambda: host.collector.counts["compiling"] == 1, "the lock is seen", WITHIN_S)
+        neff = entries.files(entries.module(1))["model.neff"]
+        with (folder / "model.neff").open("wb", buffering=0) as writer:
+            for start in range(0, len(neff), 4_000):
+                writer.write(neff[start : start + 4_000])
+                await asyncio.sleep(0.05)
+        assert host.taken == 0
+        assert host.collector.settling == 0
+        (folder / "model.done").touch()
+        (folder / xla.LOCK).unlink()
+        await host.until(lambda: host.collector.settling or host.taken, "the ready entry is found", WITHIN_S)
+        await host.until(lambda: host.taken == 1, "the ready entry is taken", WITHIN_S)
+        assert await taken_names(journal) == [entries.module(1)]
+
+
+async def test_more_unready_entries_than_watches(root: CacheRoot, index: Index, journal: Journal) -> None:
+    numbers = range(MAX_ENTRY_WATCHES + 20)
+    folders = [start_compile(root, number) for number in numbers]
+    async with collecting(root, index, journal) as host:
+        assert host.collector.counts["compiling"] == len(folders)
+        for number in (0, MAX_ENTRY_WATCHES + 10, MAX_ENTRY_WATCHES + 19):
+            finish_compile(folders[number], number)
+        await host.until(lambda: host.taken == 3, "watched and unwatched entries alike", WITHIN_S)
+
+
+async def test_ready_entries_hold_no_watch_and_reading_them_wakes_nobody(
+    root: CacheRoot, index: Index, journal: Journal
+) -> None:
+    names = [entries.module(number) for number in range(20)]
+    for name in names:
+        entries.write(root.path, name, entries.files(name))
+    async with collecting(root, index, journal) as host:
+        await host.until(lambda: host.taken == 20, "all are taken")
+        await host.collector.scan_now()
+        assert len(_inotify_watches()) == 2, "the cache directory and its namespace"
+        looks = _count_inspections(root)
+        for name in names:
+            entries.read(root.path, name)
+        await asyncio.sleep(1.2)  # two rounds of looking, were there any
+        assert looks == []
+        assert host.metrics.value("neffd_scans_total", why="periodic") == 0
+
+
+async def test_an_entry_that_is_deleted_and_made_anew_is_found_again(
+    root: CacheRoot, index: Index, journal: Journal
+) -> None:
+    async with collecting(root, index, journal) as host:
+        for round_number in range(3):
+            folder = start_compile(root, 1)
+            await host.until(lambda: host.collector.counts["compiling"] == 1, "the lock is seen", WITHIN_S)
+            shutil.rmtree(folder)  # and at once again, so that the deletion may be seen late
+            folder = start_compile(root, 1)
+            inode = folder.stat().st_ino
+            await host.until(lambda i=inode: i in _inotify_watches(), "the new folder is watched", WITHIN_S)  # type: ignore[misc]
+            finish_compile(folder, 1)
+            await host.until(lambda n=round_number: host.taken == n + 1, "found again", WITHIN_S)  # type: ignore[misc]
+            shutil.rmtree(folder)
+
+
+async def test_a_namespace_that_is_deleted_and_made_anew(root: CacheRoot, index: Index, journal: Journal) -> None:
+    async with collecting(root, index, journal) as host:
+        for number in range(3):
+            finish_compile(start_compile(root, number), number)
+            await host.until(lambda n=number: host.taken == n + 1, "an entry of the new namespace", WITHIN_S)  # type: ignore[misc]
+            shutil.rmtree(root.path / entries.NAMESPACE)
+
+
+async def test_the_whole_directory_is_deleted_and_made_anew(root: CacheRoot, index: Index, journal: Journal) -> None:
+    """`neuron_parallel_compile --command clean` does so."""
+    async with collecting(root, index, journal) as host:
+        for number in range(2):
+            finish_compile(start_compile(root, number), number)
+            await host.until(lambda n=number: host.taken == n + 1, "an entry of the new directory", WITHIN_S)  # type: ignore[misc]
+            shutil.rmtree(root.path)
+            await host.until(lambda: not _inotify_watches(), "the deletion is noticed", WITHIN_S)
+        assert host.scans("periodic") == 0
+
+
+async def test_lost_events_lead_to_a_scan_that_finds_everything(
+    root: CacheRoot, index: Index, journal: Journal
+) -> None:
+    async with collecting(root, index, journal) as host:
+        folder = start_compile(root, 1)
+        await host.until(lambda: host.collector.counts["compiling"] == 1, "the lock is seen", WITHIN_S)
+        # What watchdog says when the kernel's queue is full.
+        logging.getLogger("watchdog.observers.inotify_c").warning("Inotify queue overflowed; events were lost")
+        await host.until(lambda: host.scans("overflow") == 1, "a scan", WITHIN_S)
+        finish_compile(folder, 1)
+        await host.until(lambda: host.taken == 1, "the watches work after it", WITHIN_S)
+
+
+async def test_a_question_that_is_withdrawn_during_a_scan_does_no_harm(
+    root: CacheRoot, index: Index, journal: Journal
+) -> None:
+    async with collecting(root, index, journal) as host:
+        asked = asyncio.create_task(host.collector.scan_now())  # noqa: TID251
+        await asyncio.sleep(0)
+        asked.cancel()
+        await asyncio.wait({asked})
+        await host.collector.scan_now()
+
+
+async def test_a_settle_time_longer_than_the_time_between_scans(
+    root: CacheRoot, index: Index, journal: Journal
+) -> None:
+    async with collecting(root, index, journal) as host:
+        entries.write(root.path, entries.module(1), entries.files(entries.module(1)))
+        while not host.taken:
+            await host.collector.scan_now()
+
+
+async def test_waiting_entries_stay_in_sight_during_a_scan(
+    root: CacheRoot, index: Index, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with collecting(root, index, journal) as host:
+        monkeypatch.setattr("neffd.publish.collect.take", _full_disk)
+        entries.write(root.path, entries.module(1), entries.files(entries.module(1)))
+        await host.until(lambda: host.collector.settling == 1, "it is found", WITHIN_S)
+        asked = asyncio.create_task(host.collector.scan_now())  # noqa: TID251
+        while not asked.done():
+            assert host.collector.settling == 1, "flush would say that nothing waits"
+            await asyncio.sleep(0)
+
+
+def _full_disk(*args: object, **kwargs: object) -> None:
+    raise OSError(28, "No space left on device", f"outbox/{os.urandom(4).hex()}")
+
+
+async def test_a_full_disk_is_reported_tried_seldom_and_heals(
+    root: CacheRoot, index: Index, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with collecting(root, index, journal) as host:
+        with monkeypatch.context() as patch:
+            patch.setattr("neffd.publish.collect.take", _full_disk)
+            for number in range(5):
+                entries.write(root.path, entries.module(number), entries.files(entries.module(number)))
+            await host.until(lambda: host.metrics.value("neffd_not_pushed_total", reason="disk") >= 2, "a second try")
+            assert host.metrics.value("neffd_not_pushed_total", reason="disk") <= 3
+            assert set(host.problems) == {("disk", "")}
+        await host.until(lambda: host.taken == 5, "all are taken once there is room", 20)
+        assert host.healed
+
+
+async def test_a_journal_that_cannot_be_written_leaves_nothing_pinned(
+    root: CacheRoot, index: Index, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    async with collecting(root, index, journal) as host:
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "insert_blocking", fail)
+            entries.write(root.path, entries.module(1), entries.files(entries.module(1)))
+            await host.until(lambda: host.problems, "the problem is said", WITHIN_S)
+            assert list((root.staging / "outbox").iterdir()) == []
+        await host.until(lambda: host.taken == 1, "taken once the journal can be written", 20)
+
+
+async def test_entries_that_existed_are_not_taken_for_new_while_the_index_cannot_be_read(
+    root: CacheRoot, index: Index, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failures = Index.has_baseline, iter([True])
+
+    def fail_once(self: Index, path: Path) -> bool:
+        if next(failures, False):
+            raise sqlite3.OperationalError("disk I/O error")
+        return real(self, path)
+
+    monkeypatch.setattr(Index, "has_baseline", fail_once)
+    entries.write(root.path, entries.module(1), entries.files(entries.module(1)))
+    async with collecting(root, index, journal) as host:
+        await host.until(lambda: host.taken == 1, "taken after all", 20)
+        known = await asyncio.to_thread(index.known, root.path, entries.module(1))
+        assert known is not None
+        assert known.origin == "existing"
+
+
+async def test_no_inotify_instance_left(
+    root: CacheRoot, index: Index, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left() -> None:
+        raise OSError(24, "inotify instance limit reached")
+
+    monkeypatch.setattr("neffd.publish.watch.InotifyObserver", none_left)
+    async with collecting(root, index, journal) as host:
+        assert [reason for reason, _ in host.problems] == ["no-events"]
+        entries.write(root.path, entries.module(1), entries.files(entries.module(1)))
+        await host.collector.scan_now()
+        await host.until(lambda: host.taken == 1, "scans find it")
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs two users")
+def test_what_the_daemon_may_not_read_is_said_once_and_stops_nothing(tmp_path: Path) -> None:
+    """In a process of another user: root may read everything."""
+    home = tmp_path / "home"
+    home.mkdir()
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_mode & 0o005 != 0o005 and folder.is_relative_to("/tmp"):
+            folder.chmod(folder.stat().st_mode | 0o055)
+    os.chown(home, 1234, 1234)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.setgroups([])
+            os.setgid(1234)
+            os.setuid(1234)
+            asyncio.run(_meet_closed_folders(home))
+            code = 0
+        except BaseException as error:
+            sys.stderr.write(f"{error!r}\n")
+        finally:
+            os._exit(code)
+    cache = home / "cache"
+    try:
+        while not cache.is_dir():
+            assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+        closed = entries.write(cache, entries.module(1), entries.files(entries.module(1)))
+        closed.chmod(0o700)
+        other = entries.write(cache, entries.module(2, entries.OLD_NAMESPACE), {"model.hlo_module.pb": b"x"})
+        other.parent.chmod(0o700)
+        for number in (3, 4):
+            name = entries.module(number)
+            folder = entries.write(cache, name, entries.files(name))
+            (folder / "model.neff").chmod(0o600 if number == 3 else 0o644)
+        (home / "go").touch()
+    finally:
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+async def _meet_closed_folders(home: Path) -> None:
+    from neffd.store.database import Database
+
+    database = Database(home / "state")
+    index = Index(database)
+    journal = Journal(database, index)
+    async with collecting(CacheRoot(home / "cache"), index, journal) as host:
+        (home / "cache").chmod(0o777)
+        await host.until((home / "go").exists, "the other user")
+        for _ in range(3):
+            await host.collector.scan_now()
+        await host.until(lambda: host.taken == 1, "the one that can be read")
+        assert await taken_names(journal) == [entries.module(4)]
+        assert {reason for reason, _ in host.problems} == {"cannot-read"}
+        assert all("setfacl" in hint for _, hint in host.problems)
+    database.close()
+
+
+def _inotify_watches() -> list[int]:
+    """Inodes that this process watches."""
+    found = []
+    for file in Path("/proc/self/fdinfo").iterdir():
+        try:
+            lines = file.read_text().splitlines()
+        except OSError:
+            continue
+        found += [int(line.split("ino:")[1].split()[0], 16) for line in lines if line.startswith("inotify")]
+    return found
+
+
+def _count_inspections(root: CacheRoot) -> list[str]:
+    looks: list[str] = []
+    inspect = root.inspect
+
+    def counting(name: object) -> object:
+        looks.append(str(name))
+        return inspect(name)  # type: ignore[arg-type]
+
+    root.inspect = counting  # type: ignore[method-assign,assignment]
+    return looks
+
+
+def test_real_overflow_is_said_by_watchdog(tmp_path: Path) -> None:
+    """The kernel's own overflow, made by a child that stops reading its events."""
+    limit = Path("/proc/sys/fs/inotify/max_queued_events")
+    count = int(limit.read_text()) + 100
+    if count > 20_000:
+        pytest.skip(f"{count} events would take long")
+    script = f"""
+import logging, pathlib, sys, threading
+from neffd.publish.watch import Watch
+lost, hold = threading.Event(), threading.Lock()
+hold.acquire()
+from watchdog.observers.inotify_c import InotifyFD
+read = InotifyFD.read_events
+def slow(self):
+    with hold:
+        pass
+    return read(self)
+InotifyFD.read_events = slow
+watch = Watch(lambda path, gone: None, lost.set)
+watch.start()
+root = pathlib.Path({str(tmp_path)!r})
+assert watch.add_folder(root)
+for number in range({count} // 2):
+    (root / f"neuronxcc-{{number}}").mkdir()
+    (root / f"neuronxcc-{{number}}").rmdir()
+hold.release()
+assert lost.wait(20)
+watch.stop()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,154 @@
+"""The pusher: what it does about a remote, a journal or files that fail, and that it never loops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from neffd.metrics import Metrics
+from neffd.publish.batch import Limits
+from neffd.publish.journal import Journal
+from neffd.publish.push import Pusher
+from neffd.remotes.base import Access, EntryFailed, OutgoingEntry, PublishResult, Remote, RemoteUnavailable
+from neffd.store.root import CacheRoot
+from tests.unit.publish.test_journal import insert, taken
+from tests.unit.waiting import until
+
+
+class Scripted:
+    """A remote that does as it is told."""
+
+    name = "one"
+
+    def __init__(self) -> None:
+        self.may = Access(can_write=True, public=False)
+        self.trouble: RemoteUnavailable | None = None
+        self.access_calls = 0
+        self.batches: list[list[str]] = []
+
+    async def access(self) -> Access:
+        self.access_calls += 1
+        if self.trouble is not None:
+            raise self.trouble
+        return self.may
+
+    async def publish(self, outgoing: Sequence[OutgoingEntry]) -> list[PublishResult | EntryFailed]:
+        self.batches.append([entry.name.key for entry in outgoing])
+        if self.trouble is not None:
+            raise self.trouble
+        return [PublishResult.STORED] * len(outgoing)
+
+
+@contextlib.asynccontextmanager
+async def pushing(remote: Scripted, journal: Journal, **options: object) -> AsyncIterator[Pusher]:
+    limits = Limits(quiet_s=0.01, max_delay_s=1, max_bytes=10**9, max_files=1000)
+    policy = {"allow_public": False, "existing": "private-only", **options}
+    pusher = Pusher(_as_remote(remote), journal, Metrics(), limits, **policy)  # type: ignore[arg-type]
+    task = asyncio.create_task(pusher.run())  # noqa: TID251
+    try:
+        yield pusher
+        assert not task.done(), "the pusher ended by itself"
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+def _as_remote(remote: Scripted) -> Remote:
+    return remote  # type: ignore[return-value]
+
+
+async def test_what_an_earlier_life_left_goes_first(root: CacheRoot, journal: Journal) -> None:
+    for number in range(3):
+        await insert(journal, taken(root, number), "one")
+    async with pushing(remote := Scripted(), journal) as pusher:
+        await until(lambda: remote.batches and not pusher.waiting, "the pusher")
+        assert [len(batch) for batch in remote.batches] == [3]
+    assert await journal.remotes() == set()
+
+
+async def test_read_only_is_said_at_once_and_not_asked_for_ever(root: CacheRoot, journal: Journal) -> None:
+    remote = Scripted()
+    remote.may = Access(can_write=False, public=False, reason="no-write-access")
+    async with pushing(remote, journal) as pusher:
+        await until(lambda: pusher.trouble, "the pusher")
+        assert pusher.trouble == "no-write-access", "before anything waits"
+        for number in range(3):
+            pusher.add(await insert(journal, taken(root, number), "one"))
+            pusher.flush()
+            await asyncio.sleep(0.05)
+        assert remote.access_calls == 1
+        assert remote.batches == []
+        assert pusher.waiting == 3
+
+
+async def test_a_remote_that_is_away_is_tried_ever_more_seldom_and_forgiven(root: CacheRoot, journal: Journal) -> None:
+    remote = Scripted()
+    remote.trouble = RemoteUnavailable("no-directory")
+    async with pushing(remote, journal) as pusher:
+        pusher.add(await insert(journal, taken(root, 1), "one"))
+        await until(lambda: remote.access_calls == 2, "the pusher")
+        assert pusher.trouble == "no-directory"
+        remote.trouble = None
+        await until(lambda: not pusher.waiting and pusher.trouble is None, "the pusher")
+        assert remote.access_calls <= 4
+
+
+async def test_trouble_ends_without_anything_to_send(journal: Journal) -> None:
+    remote = Scripted()
+    remote.trouble = RemoteUnavailable("no-directory")
+    async with pushing(remote, journal) as pusher:
+        await until(lambda: pusher.trouble, "the pusher")
+        remote.trouble = None
+        await until(lambda: pusher.trouble is None, "the pusher")
+    assert remote.batches == []
+
+
+async def test_lost_files_do_not_hold_up_the_others(root: CacheRoot, journal: Journal) -> None:
+    lost = taken(root, 1)
+    await insert(journal, lost, "one")
+    await insert(journal, taken(root, 2), "one")
+    shutil.rmtree(lost.folder)
+    async with pushing(remote := Scripted(), journal) as pusher:
+        await until(lambda: remote.batches and not pusher.waiting, "the pusher")
+        assert [len(batch) for batch in remote.batches] == [1]
+        assert [kept.reason for kept in pusher.parked.values()] == ["files-lost"]
+
+
+async def test_a_journal_that_cannot_be_written_is_trouble_not_the_end(
+    root: CacheRoot, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*args: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    await insert(journal, taken(root, 1), "one")
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "close", fail)
+        async with pushing(remote := Scripted(), journal) as pusher:
+            await until(lambda: pusher.trouble == "disk", "the pusher")
+            patch.undo()
+            await until(lambda: not pusher.waiting, "the pusher")
+            assert 2 <= len(remote.batches) <= 3
+    assert await journal.remotes() == set()
+
+
+@pytest.mark.parametrize("public", [True, None])
+async def test_nothing_goes_to_a_public_remote_until_it_is_private(
+    root: CacheRoot, journal: Journal, public: bool | None
+) -> None:
+    remote = Scripted()
+    remote.may = Access(can_write=True, public=public)
+    await insert(journal, taken(root, 1), "one")
+    async with pushing(remote, journal) as pusher:
+        await until(lambda: pusher.parked, "the pusher")
+        assert [kept.reason for kept in pusher.parked.values()] == ["public-repo"]
+        assert remote.batches == []
+    remote.may = Access(can_write=True, public=False)
+    async with pushing(remote, journal) as pusher:
+        pusher.add(await insert(journal, taken(root, 2), "one"))
+        await until(lambda: sum(map(len, remote.batches)) == 2, "the pusher")
+        assert pusher.parked == {}

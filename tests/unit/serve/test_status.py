@@ -1,0 +1,54 @@
+"""Problems are said once, however many entries meet them, and go away when they are over."""
+
+from __future__ import annotations
+
+import pytest
+
+from neffd.metrics import Metrics
+from neffd.serve.status import Problems, counters
+
+
+def test_the_same_remedy_is_the_same_problem(caplog: pytest.LogCaptureFixture) -> None:
+    problems = Problems("/cache")
+    for number in range(1000):
+        problems.note("disk", f"no space for outbox/{number}", "")
+        problems.note("cannot-share", f"folder {number}", "setfacl /cache")
+    problems.note("cannot-share", "another", "setfacl /other")
+    assert [(kept["reason"], kept["detail"], kept["hint"]) for kept in problems.status()] == [
+        ("disk", "no space for outbox/0", ""),
+        ("cannot-share", "folder 0", "setfacl /cache"),
+        ("cannot-share", "another", "setfacl /other"),
+    ]
+    assert len(caplog.records) == 3
+
+
+def test_only_what_keeps_us_from_work_is_fatal_and_only_while_it_lasts(caplog: pytest.LogCaptureFixture) -> None:
+    problems = Problems("/cache")
+    problems.note("cannot-share", "folder", "setfacl /cache")
+    problems.note("disk", "No space left on device", "")
+    assert problems.fatal() == ["disk: No space left on device"]
+    problems.over("disk")
+    problems.over("disk")
+    assert problems.fatal() == []
+    assert [kept["reason"] for kept in problems.status()] == ["cannot-share"]
+    problems.note("disk", "again", "")
+    assert problems.fatal() == ["disk: again"]
+    assert [record.levelname for record in caplog.records].count("WARNING") == 3
+
+
+def test_problems_without_end_have_an_end() -> None:
+    problems = Problems("/cache")
+    for number in range(10_000):
+        problems.note("cannot-share", "folder", f"rm {number}")
+    assert len(problems.status()) < 100
+
+
+def test_counters_are_numbers_by_name_and_label() -> None:
+    metrics = Metrics()
+    metrics.connections.inc()
+    metrics.questions.labels("absent", "locked").inc(2)
+    metrics.fetched_entries.labels("hub").inc()
+    found = counters(metrics)
+    assert found["neffd_connections"] == 1
+    assert found["neffd_questions"] == {"state=absent,reason=locked": 2}
+    assert found["neffd_fetched_entries"] == {"remote=hub": 1}
