@@ -8,9 +8,16 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from neff._version import __version__
+
+if TYPE_CHECKING:
+    from neffd.config import Config
 
 _THREADS_END_S = 1.0
 
@@ -35,28 +42,44 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
 
 
-def _run(config: object) -> int:
-    from neffd.config import Config
-    from neffd.service import Service, run_service, threads_left
+def _run(config: Config) -> int:
+    from neffd.notify import Notifier
+    from neffd.service import Service
 
-    assert isinstance(config, Config)
     logging.basicConfig(
         level=config.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True
     )
 
-    def listen_for_signals(service: Service) -> None:
-        loop = asyncio.get_running_loop()
+    async def serve() -> int:
+        service = Service(config)
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, service.stop)
+            asyncio.get_running_loop().add_signal_handler(number, service.stop)
+        return await service.run(Notifier())
 
-    code = run_service(config, listen_for_signals)
-    stuck = threads_left(_THREADS_END_S)
+    code = _loop_runner()(serve())
+    stuck = _threads_left(_THREADS_END_S)
     if stuck:
         # A thread in a dead file system cannot be ended; all that is durable is closed already.
         logging.getLogger(__name__).warning("leaving threads behind: %s", ", ".join(stuck))
         logging.shutdown()
         os._exit(code)
     return code
+
+
+def _loop_runner() -> Callable[[Any], int]:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run
+    return uvloop.run
+
+
+def _threads_left(timeout_s: float) -> list[str]:
+    deadline = time.monotonic() + timeout_s
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    for thread in others:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return [thread.name for thread in others if thread.is_alive() and not thread.daemon]
 
 
 def _parser() -> argparse.ArgumentParser:

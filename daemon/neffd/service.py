@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from neffd import __version__
 from neffd.catalog.catalog import Catalog
 from neffd.config import Config, RemoteConfig
 from neffd.fetch.fetcher import Fetcher, Source
+from neffd.managed import ManagedRemote, ManagedRoot
 from neffd.metrics import Metrics
 from neffd.notify import Notifier
 from neffd.publish.batch import Item, Limits
@@ -24,7 +24,7 @@ from neffd.publish.collect import Audience, Collector
 from neffd.publish.journal import Journal
 from neffd.publish.push import Pusher
 from neffd.publish.take import Trust
-from neffd.remotes.base import Remote, RemoteUnavailable
+from neffd.remotes.base import RemoteUnavailable
 from neffd.remotes.opening import open_remote
 from neffd.serve.http import HttpServer
 from neffd.serve.listener import Listener
@@ -45,56 +45,6 @@ _CANCEL_S = 2.0
 _FLUSH_LOOK_S = 0.1
 # Each costs polls and, where it is written, a worker process.
 _MAX_REMOTES = 16
-
-
-class ManagedRoot:
-    """One cache directory with what serves it."""
-
-    def __init__(self, root: CacheRoot, fetcher: Fetcher, collector: Collector, problems: Problems) -> None:
-        self.root = root
-        self.fetcher = fetcher
-        self.collector = collector
-        self.problems = problems
-
-    def status(self) -> dict[str, Any]:
-        counts = self.collector.counts
-        return {
-            "path": str(self.root.path),
-            "device": self.root.device,
-            "inode": self.root.inode,
-            "staging": str(self.root.staging),
-            "entries": {state: counts[state] for state in ("ready", "compiling", "pending", "failed")},
-            "problems": self.problems.status(),
-        }
-
-
-class ManagedRemote:
-    """One remote with its catalog and, where we may write, its pusher."""
-
-    def __init__(self, config: RemoteConfig, remote: Remote, catalog: Catalog, pusher: Pusher | None) -> None:
-        self.config = config
-        self.remote = remote
-        self.catalog = catalog
-        self.pusher = pusher
-
-    def status(self) -> dict[str, Any]:
-        pusher = self.pusher
-        trouble = self.catalog.trouble or (pusher.trouble if pusher else None)
-        parked = list(pusher.parked.values()) if pusher else []
-        return {
-            "name": self.remote.name,
-            "url": self.config.url,
-            "mode": self.config.mode,
-            "available": self.catalog.trouble is None,
-            "reason": trouble,
-            "can_write": bool(pusher.access and pusher.access.can_write) if pusher else False,
-            "catalog": self.catalog.status(),
-            "journal": {
-                "waiting": pusher.waiting if pusher else 0,
-                "oldest_s": round(pusher.oldest_s, 1) if pusher and pusher.oldest_s is not None else None,
-                "parked": [{"name": str(kept.name), "reason": kept.reason} for kept in parked],
-            },
-        }
 
 
 class Service:
@@ -193,6 +143,7 @@ class Service:
             stall_s=fetch.stall_s,
             clock=self._clock,
             on_problem=problems.note,
+            on_healed=problems.over,
         )
         collector = Collector(
             root,
@@ -208,6 +159,7 @@ class Service:
             on_unlocked=fetcher.nudge,
             on_namespace=self._use_namespace,
             on_problem=problems.note,
+            on_healed=problems.over,
             clock=self._clock,
         )
         return ManagedRoot(root, fetcher, collector, problems)
@@ -283,9 +235,11 @@ class Service:
         path = hello.get("root")
         if path is None:
             return None, None, "no-cache-dir"
+        identity = (hello.get("device"), hello.get("inode"))
         for managed in self._roots:
             root = managed.root
-            if (hello.get("device"), hello.get("inode")) == (root.device, root.inode) or path == str(root.path):
+            # By its path only where the client sees no directory yet: a container may have another one of that name.
+            if identity == root.identity() or (identity == (None, None) and path == str(root.path)):
                 return managed.fetcher, str(root.path), self._use_client_repo(hello.get("repo"))
         return None, None, "other-cache-dir"
 
@@ -313,16 +267,21 @@ class Service:
         """The first cache directory, which is the only one on most hosts."""
         return self._roots[0].fetcher if self._roots else None
 
-    async def full_names(self, key: str) -> list[ModuleName]:
-        """Every namespace in which some remote holds `key`."""
-        found: set[str] = set()
-        for managed in self._remotes:
-            try:
-                await managed.catalog.discover()
-            except RemoteUnavailable as error:
-                log.info("remote %s: %s", managed.remote.name, error)
-            found.update(managed.catalog.namespaces_with(key))
-        return [ModuleName(namespace, key) for namespace in sorted(found)]
+    async def full_names(self, keys: Collection[str]) -> dict[str, list[ModuleName]]:
+        """For each bare key the names under which some remote holds it; every remote is looked at once."""
+        catalogs = [managed.catalog for managed in self._remotes]
+        for looked in await asyncio.gather(*(catalog.discover() for catalog in catalogs), return_exceptions=True):
+            if isinstance(looked, RemoteUnavailable):
+                log.info("looking for bare keys: %s", looked)
+            elif isinstance(looked, BaseException):
+                raise looked
+        return {
+            key: [
+                ModuleName(namespace, key)
+                for namespace in sorted({found for catalog in catalogs for found in catalog.namespaces_with(key)})
+            ]
+            for key in keys
+        }
 
     async def flush(self, timeout_s: float, progress: Callable[[int], None]) -> tuple[int, list[dict[str, str]]]:
         """Look once more, send what waits, until nothing does or `timeout_s` has passed."""
@@ -385,31 +344,3 @@ class Service:
         return reasons + [
             f"{managed.root.path}: {problem}" for managed in self._roots for problem in managed.problems.fatal()
         ]
-
-
-def run_service(config: Config, on_start: Callable[[Service], None]) -> int:
-    """Run one daemon in this process to its end; returns the exit code. `on_start` gets the service on its loop."""
-
-    async def main() -> int:
-        service = Service(config)
-        on_start(service)
-        return await service.run(Notifier())
-
-    return _loop_runner()(main())
-
-
-def _loop_runner() -> Callable[[Any], int]:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run
-    return uvloop.run
-
-
-def threads_left(timeout_s: float) -> list[str]:
-    """Names of threads that do not end: one that hangs in a dead file system must not keep the process."""
-    deadline = time.monotonic() + timeout_s
-    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
-    for thread in others:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    return [thread.name for thread in others if thread.is_alive() and not thread.daemon]

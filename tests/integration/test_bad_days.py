@@ -306,7 +306,12 @@ def test_pages_tell_what_happened(make_daemon: MakeDaemon, shared: Path, free_ad
         assert status["counters"]["neffd_fetched_entries"] == {"remote=shared": 1}
         size = sum(len(data) for data in entries.files(other).values())
         assert status["counters"]["neffd_fetched_bytes"] == {"remote=shared": size}
-        assert status["remotes"][0]["journal"] == {"waiting": 0, "oldest_s": None, "parked": []}
+        assert status["remotes"][0]["journal"] == {
+            "waiting": 0,
+            "oldest_s": None,
+            "parked_count": 0,
+            "parked": [],
+        }
         metrics = host.http("/metrics")[1].splitlines()
         assert 'neffd_published_entries_total{remote="shared"} 1.0' in metrics
         assert f'neffd_fetched_bytes_total{{remote="shared"}} {float(size)}' in metrics

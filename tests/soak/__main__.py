@@ -1,4 +1,4 @@
-"""Mixed work for SOAK_S seconds (default 3,600): uploads, fetches and misses on two hosts, and a Hub that keeps failing.
+"""Mixed work for SOAK_S seconds (default 3,600): uploads, fetches, misses on two hosts, and a Hub that keeps failing.
 
 Ends with a line of figures; the exit code is 0 only if nothing was lost, torn, doubled or stuck, and open files and
 threads are those of the first minute.

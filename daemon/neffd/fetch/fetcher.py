@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -76,6 +77,7 @@ class Fetcher:
         stall_s: float,
         clock: Callable[[], float] = time.monotonic,
         on_problem: Callable[[str, str, str], None] = lambda reason, detail, hint: None,
+        on_healed: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self._root = root
         self._sources = sources
@@ -87,6 +89,7 @@ class Fetcher:
         self._clock = clock
         self._stall_s = stall_s
         self._on_problem = on_problem
+        self._on_healed = on_healed
         self._slots = asyncio.Semaphore(parallel)
         self._refused: dict[tuple[str, ModuleName], float] = {}
         self._waiting: dict[ModuleName, _Waiting] = {}
@@ -143,9 +146,9 @@ class Fetcher:
         except CannotShare as error:
             self._on_problem("cannot-share", error.detail, error.hint)
             answer = Answer(False, "cannot-share")
-        except OSError as error:
+        except (OSError, sqlite3.Error) as error:
             log.warning("fetch of %s: %s", flight.name, error)
-            self._on_problem("disk", str(error), "")
+            self._on_problem("disk", (error.strerror if isinstance(error, OSError) else None) or str(error), "")
             answer = Answer(False, "disk")
         except Exception:  # a defect of ours must cost this one entry, and be seen
             log.exception("fetch of %s", flight.name)
@@ -279,6 +282,7 @@ class Fetcher:
 
     def _count(self, placement: Placement, entry: _Waiting) -> None:
         if placement is Placement.PLACED:
+            self._on_healed("disk")
             self._metrics.fetched_entries.labels(entry.source).inc()
             self._metrics.fetched_bytes.labels(entry.source).inc(entry.size_bytes)
 

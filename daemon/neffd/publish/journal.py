@@ -72,7 +72,7 @@ class Journal:
         file_count = len(taken.provenance.files) + 1  # and neffd.json
         queued_at = time.time()
 
-        def write(connection: sqlite3.Connection) -> int:
+        def write(connection: sqlite3.Connection) -> tuple[int, list[Path]]:
             cursor = connection.execute(
                 "INSERT INTO outbox"
                 " (root, namespace, key, folder, provenance, size_bytes, file_count, existing, queued_at)"
@@ -97,10 +97,12 @@ class Journal:
             self._index.insert(
                 connection, taken.root, taken.name, taken.origin, taken.neff, files, compile_s, was_taken=True
             )
-            return number
+            return number, _drop_outdated(connection, taken, number)
 
-        number = self._database.run_blocking(write)
+        number, outdated = self._database.run_blocking(write)
         points.reached("journal-inserted")
+        for folder in outdated:
+            fsops.remove_tree(folder)
         return Item(number, taken.size_bytes, file_count, queued_at)
 
     async def open_items(self, remote: str) -> list[Item]:
@@ -189,3 +191,23 @@ class Journal:
         return self._database.run_blocking(
             lambda connection: {Path(folder) for (folder,) in connection.execute("SELECT folder FROM outbox")}
         )
+
+
+def _drop_outdated(connection: sqlite3.Connection, taken: Taken, newest: int) -> list[Path]:
+    """Give up earlier rows of the entry whose pinned files can never be sent; returns their folders.
+
+    The entry was written again since, and this newer copy takes their place.
+    """
+    same = (str(taken.root), *taken.name, newest)
+    of_entry = "root = ? AND namespace = ? AND key = ? AND id < ?"
+    connection.execute(
+        "DELETE FROM deliveries WHERE parked_reason IN ('changed-locally', 'files-lost', 'gone-locally')"
+        f" AND outbox_id IN (SELECT id FROM outbox WHERE {of_entry})",
+        same,
+    )
+    closed = connection.execute(
+        f"DELETE FROM outbox WHERE {of_entry} AND NOT EXISTS (SELECT 1 FROM deliveries WHERE outbox_id = id)"
+        " RETURNING folder",
+        same,
+    )
+    return [Path(folder) for (folder,) in closed.fetchall()]

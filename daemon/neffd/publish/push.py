@@ -162,6 +162,8 @@ class Pusher:
         finally:
             self._in_flight = 0
             self._note_load()
+        # A newer copy may have replaced one that was parked.
+        self.parked = await self._journal.parked(self._remote.name)
         self.trouble = None
         self._backoff.succeeded()
 

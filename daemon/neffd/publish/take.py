@@ -98,15 +98,15 @@ def is_short(root: CacheRoot, name: ModuleName, neff: FileFacts) -> bool:
 def _pin(source: Path, target: Path, facts: FileFacts) -> FileDigest:
     """Link a file, or copy it where a link is not possible or not allowed, and read it once."""
     try:
-        if not _is_still(source, facts):
+        if not _is_still(source.lstat(), facts):
             raise NotTaken("changing")
         try:
             os.link(source, target, follow_symlinks=False)
         except FileNotFoundError:
             raise
         except OSError:  # no hard links here, or protected_hardlinks
-            return FileDigest(*fsops.copy_hashed(source, target))
-        if not _is_still(target, facts):  # somebody put another file, maybe another user's, in its place
+            return _copy(source, target, facts)
+        if not _is_still(target.lstat(), facts):  # somebody put another file, maybe another user's, in its place
             raise NotTaken("changing")
         digest = FileDigest(*fsops.hash_file(target))
         _sync_file(target)
@@ -115,8 +115,15 @@ def _pin(source: Path, target: Path, facts: FileFacts) -> FileDigest:
         raise CannotShare(f"{source}: {error.strerror}", sharing.share_command(source.parent.parent.parent)) from None
 
 
-def _is_still(path: Path, facts: FileFacts) -> bool:
-    found = path.lstat()
+def _copy(source: Path, target: Path, facts: FileFacts) -> FileDigest:
+    fd = fsops.open_regular(source)
+    if not _is_still(os.fstat(fd), facts):
+        os.close(fd)
+        raise NotTaken("changing")
+    return FileDigest(*fsops.copy_open_file(fd, target))
+
+
+def _is_still(found: os.stat_result, facts: FileFacts) -> bool:
     return stat.S_ISREG(found.st_mode) and (found.st_ino, found.st_uid, found.st_gid) == (
         facts.inode,
         facts.uid,

@@ -98,10 +98,10 @@ class DirectoryRemote:
 
     def _access(self) -> Access:
         self._check_root()
-        if not os.access(self._root, os.W_OK | os.X_OK, effective_ids=True):
-            return Access(can_write=False, public=False, reason="no-write-access")
         if os.statvfs(self._root).f_flag & os.ST_RDONLY:
             return Access(can_write=False, public=False, reason="read-only-file-system")
+        if not os.access(self._root, os.W_OK | os.X_OK, effective_ids=True):
+            return Access(can_write=False, public=False, reason="no-write-access")
         return Access(can_write=True, public=False)
 
     def _check_root(self) -> None:

@@ -8,7 +8,7 @@ import logging
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from typing import Any, Protocol, cast
 
 from neff import protocol
@@ -50,8 +50,8 @@ class Host(Protocol):
     def resolver_for(self, name: ModuleName) -> Resolver | None:
         """Where a name without a cache directory (`neff prefetch`) is fetched to."""
 
-    async def full_names(self, key: str) -> list[ModuleName]:
-        """Every namespace that holds a bare module key."""
+    async def full_names(self, keys: Collection[str]) -> dict[str, list[ModuleName]]:
+        """For each bare module key, the names under which remotes hold it."""
 
     def status(self) -> dict[str, Any]:
         """The status document."""
@@ -212,8 +212,10 @@ class Session(asyncio.Protocol):
     async def _prefetch(self, number: int, names: Sequence[str], wait: bool) -> None:
         began_at = time.perf_counter()
         flights: dict[str, Flight] = {}
+        bare = [text for text in names if is_module_key(text)]
+        full_names = await self._host.full_names(bare) if bare else {}
         for text in names:
-            answer = await self._ask_by_name(text)
+            answer = self._ask_by_name(text, full_names.get(text))
             if not isinstance(answer, Flight):
                 self._answer(number, {"name": text}, answer)
             elif wait:
@@ -222,16 +224,16 @@ class Session(asyncio.Protocol):
                 self._send({"id": number, "name": text, **_progress(answer)})
         await self._follow(number, "name", flights, began_at)
 
-    async def _ask_by_name(self, text: str) -> Answer | Flight:
-        try:
-            name = parse_module_name(text)
-        except ValueError:
-            if not is_module_key(text):
+    def _ask_by_name(self, text: str, full_names: list[ModuleName] | None) -> Answer | Flight:
+        """`full_names` are those of a bare key; None where `text` is none."""
+        if full_names is None:
+            try:
+                full_names = [parse_module_name(text)]
+            except ValueError:
                 return Answer(False, "bad-name")
-            names = await self._host.full_names(text)
-            if len(names) != 1:
-                return Answer(False, "ambiguous-namespace" if names else "not-on-remotes")
-            name = names[0]
+        if len(full_names) != 1:
+            return Answer(False, "ambiguous-namespace" if full_names else "not-on-remotes")
+        name = full_names[0]
         resolver = self._resolver or self._host.resolver_for(name)
         return resolver.resolve(name) if resolver is not None else Answer(False, "no-cache-dir")
 

@@ -71,9 +71,14 @@ def copy_hashed(source: Path, target: Path, progress: Callable[[int], None] = la
 
     Raises FileExistsError if `target` exists.
     """
+    return copy_open_file(open_regular(source), target, progress)
+
+
+def copy_open_file(source_fd: int, target: Path, progress: Callable[[int], None] = lambda _: None) -> tuple[int, str]:
+    """The same from a file that is open already; closes it."""
     digest = hashlib.sha256()
     size_bytes = 0
-    with open(open_regular(source), "rb", buffering=0) as reader, target.open("xb") as writer:
+    with open(source_fd, "rb", buffering=0) as reader, target.open("xb") as writer:
         while chunk := reader.read(CHUNK_BYTES):
             writer.write(chunk)
             digest.update(chunk)

@@ -53,7 +53,6 @@ class CacheRoot:
     Attributes:
         path: the directory as configured, without links.
         staging: neffd's own folder: beside the directory where that is writable, else hidden inside it.
-        device, inode: the directory's identity, for clients that know it under another path.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,8 +72,15 @@ class CacheRoot:
                 f"cache directory {path} cannot be used: {error.strerror}",
                 "create it writable for trainers and for the daemon's group, or name another in cache_dirs",
             ) from None
-        self.device, self.inode = identity.st_dev, identity.st_ino
         self.staging = self._open_staging(identity)
+
+    def identity(self) -> tuple[int, int] | None:
+        """(device, inode) of the directory as it is now, for clients that know it under another path."""
+        try:
+            facts = self.path.stat()
+        except OSError:
+            return None
+        return facts.st_dev, facts.st_ino
 
     def entry(self, name: ModuleName) -> Path:
         """The folder of one entry."""
@@ -83,7 +89,9 @@ class CacheRoot:
     def new_folder(self, purpose: str) -> Path:
         """A new empty folder of ours below the staging folder, `purpose` being `fetch` or `outbox`."""
         folder = self.staging / purpose / secrets.token_hex(8)
-        folder.mkdir(parents=True, mode=0o700)
+        for ours in (self.staging, folder.parent):
+            ours.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(mode=0o700)
         return folder
 
     def namespaces(self) -> Iterator[str]:

@@ -98,3 +98,16 @@ async def test_an_entry_in_the_journal_is_known_to_the_index(root: CacheRoot, jo
     assert known.was_taken
     assert known.is_same(what.neff)
     assert known.file_names == frozenset(entries.files(what.name))
+
+
+async def test_a_newer_copy_replaces_one_whose_pinned_files_can_never_be_sent(
+    root: CacheRoot, journal: Journal
+) -> None:
+    hopeless, elsewhere = taken(root, 1), taken(root, 2)
+    await journal.park(await insert(journal, hopeless, "one"), "one", "changed-locally")
+    await journal.park(await insert(journal, elsewhere, "one"), "one", "public-repo")
+    newer = await insert(journal, taken(root, 1), "one")
+    assert await journal.open_items("one") == [newer]
+    assert [kept.name for kept in (await journal.parked("one")).values()] == [entries.module(2)]
+    assert not hopeless.folder.exists()
+    assert elsewhere.folder.exists()

@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,8 @@ class Host:
             self.flights[name.key] = Flight(name, 0.0, asyncio.get_running_loop().create_future())
         return self.flights[name.key]
 
-    async def full_names(self, key: str) -> list[ModuleName]:
-        return [ModuleName(entries.NAMESPACE, key)]
+    async def full_names(self, keys: Collection[str]) -> dict[str, list[ModuleName]]:
+        return {key: [ModuleName(entries.NAMESPACE, key)] for key in keys}
 
     def status(self) -> dict[str, Any]:
         return self.facts

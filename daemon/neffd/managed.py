@@ -1,0 +1,69 @@
+"""What belongs together: one cache directory, or one remote, with everything that serves it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from neffd.catalog.catalog import Catalog
+from neffd.config import RemoteConfig
+from neffd.fetch.fetcher import Fetcher
+from neffd.publish.collect import Collector
+from neffd.publish.push import Pusher
+from neffd.remotes.base import Remote
+from neffd.serve.status import Problems
+from neffd.store.root import CacheRoot
+
+# The status document must fit into one line of the local protocol.
+_PARKED_SHOWN = 100
+
+
+class ManagedRoot:
+    """One cache directory with what serves it."""
+
+    def __init__(self, root: CacheRoot, fetcher: Fetcher, collector: Collector, problems: Problems) -> None:
+        self.root = root
+        self.fetcher = fetcher
+        self.collector = collector
+        self.problems = problems
+
+    def status(self) -> dict[str, Any]:
+        counts = self.collector.counts
+        device, inode = self.root.identity() or (None, None)
+        return {
+            "path": str(self.root.path),
+            "device": device,
+            "inode": inode,
+            "staging": str(self.root.staging),
+            "entries": {state: counts[state] for state in ("ready", "compiling", "pending", "failed")},
+            "problems": self.problems.status(),
+        }
+
+
+class ManagedRemote:
+    """One remote with its catalog and, where we may write, its pusher."""
+
+    def __init__(self, config: RemoteConfig, remote: Remote, catalog: Catalog, pusher: Pusher | None) -> None:
+        self.config = config
+        self.remote = remote
+        self.catalog = catalog
+        self.pusher = pusher
+
+    def status(self) -> dict[str, Any]:
+        pusher = self.pusher
+        trouble = self.catalog.trouble or (pusher.trouble if pusher else None)
+        parked = list(pusher.parked.values()) if pusher else []
+        return {
+            "name": self.remote.name,
+            "url": self.config.url,
+            "mode": self.config.mode,
+            "available": self.catalog.trouble is None,
+            "reason": trouble,
+            "can_write": bool(pusher.access and pusher.access.can_write) if pusher else False,
+            "catalog": self.catalog.status(),
+            "journal": {
+                "waiting": pusher.waiting if pusher else 0,
+                "oldest_s": round(pusher.oldest_s, 1) if pusher and pusher.oldest_s is not None else None,
+                "parked_count": len(parked),
+                "parked": [{"name": str(kept.name), "reason": kept.reason} for kept in parked[:_PARKED_SHOWN]],
+            },
+        }
