@@ -28,9 +28,10 @@ demo: .venv/installed ## two hosts share compiled graphs; REMOTE=hub or director
 test: .venv/installed ## run the tests; ARGS are passed on to pytest
 	$(BIN)/python -m pytest $(ARGS)
 
-# optimum-neuron wants Python 3.10 or 3.11: make interop PYTHON=python3.11
+# optimum-neuron wants Python 3.10 or 3.11: make interop INTEROP_PYTHON=python3.11
+INTEROP_PYTHON ?= $(PYTHON)
 .venv-interop/installed: pyproject.toml tests/interop_optimum/requirements.txt
-	$(PYTHON) -m venv .venv-interop
+	$(INTEROP_PYTHON) -m venv .venv-interop
 	.venv-interop/bin/python -m pip install --quiet --disable-pip-version-check -r tests/interop_optimum/requirements.txt -e .
 	@touch $@
 

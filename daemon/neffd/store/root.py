@@ -17,6 +17,8 @@ from neffd.store import fsops, sharing
 
 # Staged files never carry a stock name: tools that walk the cache directory must not take them for entries.
 PART_SUFFIX = ".part"
+# huggingface_hub never uploads what is below this name, so optimum-neuron's `synchronize` leaves our files alone.
+_INSIDE = Path(".cache/huggingface/neffd")
 
 
 @dataclass(frozen=True)
@@ -141,9 +143,10 @@ class CacheRoot:
             raise
 
     def _open_staging(self, identity: os.stat_result) -> Path:
-        places = (self.path.parent / f"{self.path.name}.neffd", self.path / ".neffd")
+        places = (self.path.parent / f"{self.path.name}.neffd", self.path / _INSIDE)
         for place in places:
             try:
+                place.parent.mkdir(parents=True, exist_ok=True)
                 place.mkdir(mode=0o700, exist_ok=True)
                 facts = place.lstat()
             except OSError:

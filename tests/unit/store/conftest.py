@@ -38,7 +38,7 @@ def root(tmp_path: Path, request: pytest.FixtureRequest) -> CacheRoot:
     if request.param == "inside":
         (tmp_path / "cache.neffd").touch()
     root = CacheRoot(tmp_path / "cache")
-    assert (root.staging.parent == root.path) == (request.param == "inside")
+    assert root.staging.is_relative_to(root.path) == (request.param == "inside")
     return root
 
 

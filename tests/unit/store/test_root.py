@@ -32,7 +32,7 @@ def test_without_a_parent(tmp_path: Path) -> None:
 def test_no_place_for_staging(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache.neffd").symlink_to(tmp_path)
-    (tmp_path / "cache" / ".neffd").touch()
+    (tmp_path / "cache" / ".cache").touch()
     with pytest.raises(NeffdError) as refusal:
         CacheRoot(tmp_path / "cache")
     assert refusal.value.reference == "staging-dir"

@@ -192,5 +192,5 @@ def test_a_folder_that_may_not_be_read_looks_empty_and_says_so(place: Path) -> N
 def test_nobody_else_can_read_or_swap_what_is_staged(place: Path) -> None:
     cache = _make_cache(place, 0o1777, STRANGER)
     staging = DAEMON.run(lambda: str(CacheRoot(cache).staging))
-    assert staging == str(cache / ".neffd")  # the place beside belongs to somebody else
+    assert staging == str(cache / ".cache/huggingface/neffd")  # the place beside belongs to somebody else
     assert stat.S_IMODE(Path(staging).stat().st_mode) == 0o700

@@ -1,0 +1,1 @@
+"""optimum-neuron imports two modules of it; only a torchrun job would call them."""
