@@ -236,6 +236,7 @@ class Fetcher:
             if placement is Placement.LOCKED:
                 keep = True
                 self._waiting[flight.name] = waiting
+                self.nudge()  # from now on there is something to look at now and then
                 return Answer(False, "locked")
             self._count(placement, waiting)
             return Answer(True, source=source.remote.name if placement is Placement.PLACED else "local")
