@@ -6,10 +6,11 @@ import asyncio
 import fcntl
 import os
 import sqlite3
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from neffd.errors import NeffdError
 
@@ -49,7 +50,8 @@ _MIGRATIONS = (
 class Database:
     """A durable SQLite file that one process owns.
 
-    Every transaction is synced before it is reported done (`synchronous=FULL`); all of them run on one thread.
+    Every work is synced before it is reported done (`synchronous=FULL`); all of them run on one thread, and those that
+    wait together are committed together.
     """
 
     def __init__(self, state_dir: Path) -> None:
@@ -73,6 +75,7 @@ class Database:
                 f"another neffd uses the state directory {state_dir}",
                 "stop it, or give this one a state_dir of its own",
             ) from None
+        self._waiting: deque[tuple[Callable[[sqlite3.Connection], Any], Future[Any]]] = deque()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="neffd-db")
         try:
             self._connection = self._thread.submit(self._open).result()
@@ -87,12 +90,12 @@ class Database:
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in one transaction on the database thread; it is durable when this returns."""
-        return await asyncio.wrap_future(self._thread.submit(self._transaction, work))
+        return await asyncio.wrap_future(self._enqueue(work))
 
     def run_blocking(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """The same from a worker thread; never from the event loop."""
         assert not _loop_is_running()
-        return self._thread.submit(self._transaction, work).result()
+        return self._enqueue(work).result()
 
     def close(self) -> None:
         """Finish what is queued, close the file and let the next daemon have it."""
@@ -120,16 +123,44 @@ class Database:
             raise
         return connection
 
-    def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        self._connection.execute("BEGIN IMMEDIATE")
+    def _enqueue(self, work: Callable[[sqlite3.Connection], T]) -> Future[T]:
+        future: Future[T] = Future()
+        self._waiting.append((work, future))
+        self._thread.submit(self._commit_waiting)
+        return future
+
+    def _commit_waiting(self) -> None:
+        """Everything that came while the disk was busy with the last commit goes into one: a sync is what costs."""
+        batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        batch = [(work, future) for work, future in batch if future.set_running_or_notify_cancel()]
+        if not batch:
+            return
         try:
-            result = work(self._connection)
+            self._connection.execute("BEGIN IMMEDIATE")
+            outcomes = [(future, self._attempt(work)) for work, future in batch]
             self._connection.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-            raise
-        return result
+            for _, future in batch:
+                future.set_exception(error)
+            return
+        for future, (result, failure) in outcomes:
+            future.set_result(result) if failure is None else future.set_exception(failure)
+
+    def _attempt(self, work: Callable[[sqlite3.Connection], Any]) -> tuple[Any, Exception | None]:
+        """Result and failure of one work; one that fails undoes what it did, and only that."""
+        self._connection.execute("SAVEPOINT work")
+        try:
+            return work(self._connection), None
+        except Exception as error:
+            if not self._connection.in_transaction:
+                raise  # the whole transaction is gone: on a full disk, say
+            self._connection.execute("ROLLBACK TO work")
+            return None, error
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("RELEASE work")
 
 
 def _loop_is_running() -> bool:

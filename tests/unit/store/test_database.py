@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -111,3 +113,42 @@ async def test_the_loop_is_never_blocked(tmp_path: Path) -> None:
         _names(database)
     await database.run(lambda connection: connection.execute(_NOTE, ("whole", "x")))
     database.close()
+
+
+async def test_works_that_wait_together_are_committed_together(tmp_path: Path) -> None:
+    database = Database(tmp_path)
+    seen: list[str] = []
+    await database.run(lambda connection: connection.set_trace_callback(seen.append))
+    works = [database.run(_insert(str(number))) for number in range(50)]
+    await asyncio.gather(*works)
+    commits = seen.count("COMMIT")
+    assert await database.run(lambda connection: connection.execute("SELECT COUNT(*) FROM meta").fetchone()) == (50,)
+    await asyncio.to_thread(database.close)
+    assert commits < 25
+
+
+async def test_one_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
+    database = Database(tmp_path)
+
+    def insert_and_fail(connection: sqlite3.Connection) -> None:
+        _insert("half")(connection)
+        raise LookupError("no")
+
+    good, bad, late = await asyncio.gather(
+        database.run(_insert("good")),
+        database.run(insert_and_fail),
+        database.run(_insert("late")),
+        return_exceptions=True,
+    )
+    assert isinstance(bad, LookupError)
+    assert good is late is None
+    names = await database.run(lambda connection: connection.execute("SELECT name FROM meta ORDER BY name").fetchall())
+    assert names == [("good",), ("late",)]
+    await asyncio.to_thread(database.close)
+
+
+def _insert(name: str) -> Callable[[sqlite3.Connection], None]:
+    def write(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO meta VALUES (?, '')", (name,))
+
+    return write
