@@ -90,7 +90,8 @@ def test_32_askers_at_once_cause_one_fetch(make_daemon: MakeDaemon) -> None:
     with make_daemon("a") as host_a, make_daemon("b") as host_b:
         entries.write(host_a.cache, name, entries.files(name))
         host_a.wait_until_pushed(1)
-        hello = {"root": str(host_b.cache), "device": 0, "inode": 0}
+        facts = host_b.cache.stat()
+        hello = {"root": "/another/path", "device": facts.st_dev, "inode": facts.st_ino}
         clients = [RawClient(host_b.socket, hello) for _ in range(32)]
         for client in clients:
             client.send({"id": 1, "op": "resolve", "namespace": name.namespace, "keys": [name.key]})
