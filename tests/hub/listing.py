@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import parse_qs
 
 from aiohttp import web
 
@@ -78,8 +79,9 @@ async def _asked_paths(request: web.Request) -> tuple[list[str], bool]:
         if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
             raise bad_request("paths must be a list of strings")
         return paths, expand
-    form = await request.post()
-    return [str(path) for path in form.getall("paths", [])], str(form.get("expand", "")).lower() == "true"
+    # Not request.post(), which takes 1,000 fields: one less than 1,000 paths and the flag.
+    form = parse_qs((await request.read()).decode(), keep_blank_values=True)
+    return form.get("paths", []), form.get("expand", [""])[0].lower() == "true"
 
 
 async def paths_info(request: web.Request) -> web.Response:

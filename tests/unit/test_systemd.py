@@ -319,6 +319,9 @@ def outside_calls(expression: ast.AST) -> Iterator[ast.AST]:
     """The parts of an expression that are in no call of it."""
     if isinstance(expression, ast.Constant):
         yield expression
+    elif isinstance(expression, ast.Dict):
+        for value in expression.values:
+            yield from outside_calls(value)
     elif not isinstance(expression, ast.Call):
         for child in ast.iter_child_nodes(expression):
             yield from outside_calls(child)

@@ -24,7 +24,7 @@ from neffd.fetch.flight import LONGEST_WAIT_S, READY_HERE, Answer, Flight, Fligh
 from neffd.fetch.nearest import nearest_first
 from neffd.layouts import xla
 from neffd.metrics import Metrics
-from neffd.remotes.base import EntryRefused, Remote, RemoteEntry, RemoteUnavailable
+from neffd.remotes.base import BEING_REWRITTEN, EntryRefused, Remote, RemoteEntry, RemoteUnavailable
 from neffd.remotes.provenance import FileDigest
 from neffd.store import fsops, index
 from neffd.store.index import Index
@@ -208,6 +208,14 @@ class Fetcher:
             return "remote-unavailable"
 
     async def _fetch(self, flight: Flight, source: Source) -> Answer:
+        try:
+            return await self._fetch_once(flight, source)
+        except RemoteUnavailable as error:
+            if error.reason != BEING_REWRITTEN:
+                raise
+        return await self._fetch_once(flight, source)  # described anew
+
+    async def _fetch_once(self, flight: Flight, source: Source) -> Answer:
         try:
             entry = await asyncio.wait_for(source.remote.describe(flight.name), _DESCRIBE_LIMIT_S)
         except asyncio.TimeoutError:

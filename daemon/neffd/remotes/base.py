@@ -18,6 +18,9 @@ from typing import Protocol
 from neff.keys import ModuleName
 from neffd.remotes.provenance import FileDigest, Provenance
 
+# The reason of a remote without transactions whose copy of an entry did not fit together: worth one more look.
+BEING_REWRITTEN = "being-rewritten"
+
 
 class RemoteUnavailable(Exception):
     """The remote could not answer; says nothing about what it holds.

@@ -10,6 +10,7 @@ from neffd.config import RemoteConfig
 from neffd.errors import ConfigError
 from neffd.remotes.base import Remote
 from neffd.remotes.directory import DirectoryRemote
+from neffd.remotes.hub.bucket import HubBucketRemote
 from neffd.remotes.hub.repo import HubRepoRemote
 from neffd.remotes.hub.tokens import TokenSource
 
@@ -20,8 +21,9 @@ def open_remote(config: RemoteConfig, state_dir: Path, environ: Mapping[str, str
     """The remote that `config` describes; contacts nothing yet."""
     if config.kind == "directory":
         return DirectoryRemote(config.name, config.path)
-    if config.kind == "hub-repo":
+    if config.kind in ("hub-repo", "hub-bucket"):
         endpoint = (config.endpoint or environ.get("HF_ENDPOINT") or _HUB).rstrip("/")
         tokens = TokenSource(config.token_file, anonymous=config.anonymous, environ=environ)
-        return HubRepoRemote(config.name, endpoint, config.repo_id, tokens, state_dir / "hub")
+        kind = HubRepoRemote if config.kind == "hub-repo" else HubBucketRemote
+        return kind(config.name, endpoint, config.repo_id, tokens, state_dir / "hub")
     raise ConfigError("remote-kind", f"remotes: {config.url}: this kind of remote is not supported yet")

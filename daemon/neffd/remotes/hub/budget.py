@@ -12,18 +12,22 @@ from collections.abc import Callable
 
 PER_HOUR = 120
 BURST = 20
+# How long to wait where the Hub says "too many" without saying how long.
+OWN_ESTIMATE_S = 300.0
 _HOUR_S = 3600.0
-
 
 _RATE_LIMIT = re.compile(r'"[a-z]+"\s*;\s*r=(?P<left>\d{1,9})\s*;\s*t=(?P<reset_s>\d{1,6})')
 
 
 def retry_after_s(rate_limit: str, retry_after: str) -> float | None:
-    """How long the Hub asks us to wait: `RateLimit` with nothing left, else `Retry-After` in whole seconds."""
+    """How long the Hub asks us to wait: `RateLimit` with nothing left, else `Retry-After` in whole seconds.
+
+    At most an hour, the longest window that the Hub has: no answer, however wrong, may silence us for days.
+    """
     match = _RATE_LIMIT.search(rate_limit)
     if match is not None and int(match["left"]) == 0:
-        return float(match["reset_s"]) + 1
-    return float(retry_after) + 1 if re.fullmatch(r"[0-9]{1,6}", retry_after) else None
+        return min(float(match["reset_s"]) + 1, _HOUR_S)
+    return min(float(retry_after) + 1, _HOUR_S) if re.fullmatch(r"[0-9]{1,6}", retry_after) else None
 
 
 class CommitBudget:
@@ -41,10 +45,23 @@ class CommitBudget:
         self._gap_s = _HOUR_S / max(1, per_hour - self._burst)
         self._per_hour = per_hour
         self._spent: deque[float] = deque()
+        self._held_until = clock()
+
+    @property
+    def held_s(self) -> float:
+        """Seconds for which the Hub itself asked us to keep still."""
+        return max(0.0, self._held_until - self._clock())
+
+    def hold(self, seconds: float) -> None:
+        """The Hub answered that there were too many."""
+        self._held_until = max(self._held_until, self._clock() + seconds)
 
     @property
     def wait_s(self) -> float:
         """Seconds until a commit fits into the budget."""
+        return max(self.held_s, self._own_wait_s())
+
+    def _own_wait_s(self) -> float:
         now = self._clock()
         while self._spent and now - self._spent[0] >= _HOUR_S:
             self._spent.popleft()
@@ -55,5 +72,10 @@ class CommitBudget:
         return max(0.0, self._spent[-1] + self._gap_s - now)
 
     def spend(self) -> None:
-        """Count one attempt; a failed one may have landed."""
+        """Count one attempt, before it is made: one that is cut short may have landed."""
         self._spent.append(self._clock())
+
+    def give_back(self) -> None:
+        """The last attempt was refused, so it is no commit."""
+        if self._spent:
+            self._spent.pop()

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import json
 import re
+import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -23,7 +25,10 @@ from neffd.remotes.hub.budget import retry_after_s
 from neffd.remotes.hub.tokens import TokenSource
 
 MAX_PATHS_PER_REQUEST = 1_000
-_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=10, sock_connect=5, sock_read=10)
+CONNECT_S = 5.0
+READ_S = 10.0
+# A page of a listing and a full paths-info are below 1 MB.
+_MAX_JSON_BYTES = 16 << 20
 _MAX_REDIRECTS = 5
 _CONNECTIONS = 128
 # A thread is asked to write each piece: larger pieces, fewer hops.
@@ -31,7 +36,7 @@ _READ_BUFFER_BYTES = 512 * 1024
 
 
 class NotThere(Exception):
-    """The Hub says that a path, or the revision itself, does not exist."""
+    """The Hub says that a path does not exist at that revision."""
 
 
 class HubClient:
@@ -41,14 +46,30 @@ class HubClient:
         endpoint: base URL of the Hub, without a trailing slash.
         repo_id: `org/name`.
         tokens: asked before every call; the token goes to `endpoint` only, never along a redirect to another origin.
+        connect_s: how long a connection may take.
+        read_s: how long nothing may come over one.
+        tls: which servers to trust; None for the system's choice.
     """
 
-    def __init__(self, endpoint: str, repo_id: str, tokens: TokenSource) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        repo_id: str,
+        tokens: TokenSource,
+        *,
+        connect_s: float = CONNECT_S,
+        read_s: float = READ_S,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._endpoint = endpoint
         self._api = f"{endpoint}/api/models/{repo_id}"
         self._files = f"{endpoint}/{repo_id}/resolve"
         self._origin = URL(endpoint).origin()
         self._tokens = tokens
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, connect=2 * connect_s, sock_connect=connect_s, sock_read=read_s
+        )
+        self._tls: ssl.SSLContext | bool = True if tls is None else tls
         self._session: aiohttp.ClientSession | None = None
 
     async def head(self) -> str:
@@ -60,19 +81,20 @@ class HubClient:
         return commit
 
     async def tree(self, path: str, revision: str) -> AsyncIterator[list[dict[str, Any]]]:
-        """The items of one folder, page by page; raises NotThere if there is no such folder."""
+        """The items of one folder, page by page; raises NotThere if there is no such folder at that revision."""
         url: str | None = f"{self._api}/tree/{revision}/{quote(path, safe='')}".rstrip("/")
+        seen: set[str] = set()
         while url is not None:
+            seen.add(url)
             async with self._request("GET", url) as answer:
                 page = await _json(answer)
-                link = answer.links.get("next")
-                following = link.get("url") if link is not None else None
+                following = _next_page(answer)
             if not isinstance(page, list):
                 raise RemoteUnavailable("bad-answer", "a listing is no list")
             yield [item for item in page if isinstance(item, dict)]
-            url = None if following is None else str(following)
-            if url is not None and URL(url).origin() != self._origin:
-                raise RemoteUnavailable("bad-answer", "a listing goes on at another host")
+            url = following
+            if url is not None and (url in seen or _origin_of(url) != self._origin):
+                raise RemoteUnavailable("bad-answer", "a listing goes on in circles or at another host")
 
     async def paths_info(self, paths: Sequence[str], revision: str) -> list[dict[str, Any]]:
         """What is known of `paths`; those that do not exist are absent."""
@@ -111,19 +133,26 @@ class HubClient:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                timeout=_TIMEOUT,
+                timeout=self._timeout,
                 read_bufsize=_READ_BUFFER_BYTES,
-                connector=aiohttp.TCPConnector(limit=_CONNECTIONS),
+                connector=aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=self._tls),
             )
         try:
             answer = await self._follow(method, url, headers or {}, data)
             async with answer:
-                _raise_for(answer, may_miss)
+                if answer.url.origin() == self._origin:
+                    _raise_for(answer, may_miss)
+                elif answer.status >= 400:  # the store's word, not the Hub's: it knows neither our token nor the repo
+                    raise RemoteUnavailable("broken-transfer", f"status {answer.status} where the content is")
                 yield answer
         except asyncio.TimeoutError:
             raise RemoteUnavailable("timeout", f"{method} {_shown(url)}") from None
         except aiohttp.ClientPayloadError as error:
             raise RemoteUnavailable("broken-transfer", _shown(str(error))) from None
+        except aiohttp.ClientSSLError as error:
+            raise RemoteUnavailable("tls-failed", type(error).__name__) from None
+        except aiohttp.ClientConnectorDNSError:
+            raise RemoteUnavailable("name-not-found", _shown(url)) from None
         except aiohttp.ClientError as error:
             raise RemoteUnavailable("unreachable", type(error).__name__) from None
 
@@ -133,7 +162,7 @@ class HubClient:
         for _ in range(_MAX_REDIRECTS):
             sent = {"User-Agent": f"neffd/{__version__}", **headers}
             token = self._tokens.get()
-            if token is not None and URL(url).origin() == self._origin:
+            if token is not None and _origin_of(url) == self._origin:
                 sent["Authorization"] = f"Bearer {token}"
             form = aiohttp.FormData(data) if data is not None else None
             answer = await self._session.request(
@@ -149,11 +178,34 @@ class HubClient:
             if answer.status not in (301, 302, 303, 307, 308) or location is None or is_file_head:
                 return answer
             answer.release()
-            url = urljoin(url, location)
-            scheme = URL(url).scheme
-            if scheme != "https" and scheme != self._origin.scheme:
+            url = _next_url(url, location)
+            if URL(url).scheme not in ("https", self._origin.scheme):
                 raise RemoteUnavailable("bad-answer", "a redirect leaves https")
         raise RemoteUnavailable("bad-answer", "too many redirects")
+
+
+def _origin_of(url: str) -> URL | None:
+    """Scheme, host and port; None for what a server should not have sent."""
+    try:
+        return URL(url).origin()
+    except ValueError:
+        return None
+
+
+def _next_page(answer: aiohttp.ClientResponse) -> str | None:
+    try:
+        link = answer.links.get("next")
+    except ValueError:
+        raise RemoteUnavailable("bad-answer", "a listing goes on nowhere") from None
+    return None if link is None else str(link.get("url"))
+
+
+def _next_url(url: str, location: str) -> str:
+    with contextlib.suppress(ValueError):
+        following = urljoin(url, location)
+        if location.isprintable() and _origin_of(following) is not None:
+            return following
+    raise RemoteUnavailable("bad-answer", "a redirect leads nowhere")
 
 
 def _proxy_for(url: URL) -> str | None:
@@ -171,10 +223,12 @@ def _raise_for(answer: aiohttp.ClientResponse, may_miss: bool) -> None:
     status, code = answer.status, answer.headers.get("X-Error-Code", "")
     if status < 400:
         return
-    if status == 404 and code in ("EntryNotFound", "RevisionNotFound"):
-        if may_miss and code == "EntryNotFound":
+    if status == 404 and code == "EntryNotFound":
+        if may_miss:
             return
         raise NotThere(code)
+    if status == 404 and code == "RevisionNotFound":  # says nothing about what the repo holds now
+        raise RemoteUnavailable("revision-gone", "no such branch or commit, or the history was rewritten")
     if status == 429:
         raise RemoteUnavailable("rate-limited", retry_after_s=_retry_after_s(answer))
     if code == "GatedRepo" or status == 403:
@@ -192,9 +246,14 @@ def _retry_after_s(answer: aiohttp.ClientResponse) -> float | None:
 
 
 async def _json(answer: aiohttp.ClientResponse) -> Any:
+    body = bytearray()
+    async for piece in answer.content.iter_any():
+        body += piece
+        if len(body) > _MAX_JSON_BYTES:
+            raise RemoteUnavailable("bad-answer", "a longer answer than there can be")
     try:
-        return await answer.json(content_type=None)
-    except ValueError:
+        return json.loads(body)
+    except (ValueError, RecursionError):
         raise RemoteUnavailable("bad-answer", "not JSON") from None
 
 

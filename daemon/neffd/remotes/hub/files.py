@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
+from io import FileIO
 from pathlib import Path
 
 from neffd.remotes.base import EntryRefused, RemoteFile
@@ -13,45 +15,65 @@ from neffd.remotes.provenance import FileDigest
 class IncomingFile:
     """One file of an entry under way.
 
+    A transfer that is given up closes the file while a piece may still be on its way to it: that piece is written or
+    dropped, but never opens the file again.
+
     Args:
         path: where it goes; must not exist.
         expected: what the Hub states of it.
     """
 
     def __init__(self, path: Path, expected: RemoteFile) -> None:
+        self._path = path
         self._expected = expected
         self._sha256 = hashlib.sha256()
         # The Hub names small files by the hash that git gives them: over a header, then the content.
         self._git_sha1 = hashlib.sha1(f"blob {expected.size_bytes}\0".encode(), usedforsecurity=False)
         self._size_bytes = 0
-        self._writer = path.open("xb", buffering=0)
+        self._lock = threading.Lock()
+        self._writer: FileIO | None = None
+        self._is_closed = False
 
     def write(self, piece: bytes) -> None:
         """Take the next piece; raises EntryRefused if there is more than the Hub stated, and OSError."""
-        self._size_bytes += len(piece)
-        if self._size_bytes > self._expected.size_bytes:
-            raise EntryRefused("size-mismatch", f"{self._expected.name} is longer than stated")
-        self._sha256.update(piece)
-        if self._expected.sha256 is None:
-            self._git_sha1.update(piece)
-        view = memoryview(piece)
-        while view:
-            view = view[self._writer.write(view) :]
+        with self._lock:
+            if self._is_closed:
+                return
+            self._size_bytes += len(piece)
+            if self._size_bytes > self._expected.size_bytes:
+                raise EntryRefused("size-mismatch", f"{self._expected.name} is longer than stated")
+            self._sha256.update(piece)
+            if self._expected.sha256 is None:
+                self._git_sha1.update(piece)
+            writer, view = self._opened(), memoryview(piece)
+            while view:
+                view = view[writer.write(view) :]
 
     def finish(self) -> FileDigest:
         """Sync and check; raises EntryRefused where the content is not what the Hub states."""
-        os.fsync(self._writer.fileno())
-        expected = self._expected
-        if expected.sha256 is None and expected.git_sha1 not in (None, self._git_sha1.hexdigest()):
-            raise EntryRefused("digest-mismatch", f"{expected.name} is not the blob that the Hub names")
-        return FileDigest(self._size_bytes, self._sha256.hexdigest())
+        with self._lock:
+            os.fsync(self._opened().fileno())
+        expected, sha256 = self._expected, self._sha256.hexdigest()
+        if self._size_bytes != expected.size_bytes:
+            raise EntryRefused("size-mismatch", f"{expected.name} is shorter than stated")
+        if expected.sha256 is None:
+            is_it = expected.git_sha1 in (None, self._git_sha1.hexdigest())
+        else:
+            is_it = expected.sha256 == sha256
+        if not is_it:
+            raise EntryRefused("digest-mismatch", f"{expected.name} is not what the Hub states")
+        return FileDigest(self._size_bytes, sha256)
 
     def close(self) -> None:
         """Close the file; what it holds is the caller's to keep or remove."""
-        self._writer.close()
+        with self._lock:
+            self._is_closed = True
+            if self._writer is not None:
+                self._writer.close()
 
-
-def create_empty(path: Path) -> FileDigest:
-    """An empty file needs no request."""
-    path.open("xb").close()
-    return FileDigest(0, hashlib.sha256(b"").hexdigest())
+    def _opened(self) -> FileIO:
+        if self._is_closed:
+            raise ValueError("the transfer was given up")
+        if self._writer is None:
+            self._writer = FileIO(self._path, "xb")
+        return self._writer

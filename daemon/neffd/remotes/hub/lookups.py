@@ -34,7 +34,7 @@ class Lookups:
         if current is None or len(current.paths) + len(wanted) > MAX_PATHS_PER_REQUEST:
             current = self._gathering[revision] = _Round()
             current.task = self._tasks.start(self._run(current, revision), name="hub-lookup", watched=True)
-        current.paths += wanted
+        current.paths |= dict.fromkeys(wanted)
         assert current.task is not None
         found = await asyncio.shield(current.task)
         return {path: found[path] for path in wanted if path in found}
@@ -43,12 +43,12 @@ class Lookups:
         await asyncio.sleep(_GATHER_S)
         if self._gathering.get(revision) is current:
             del self._gathering[revision]
-        return await self._ask(current.paths, revision)
+        return await self._ask(list(current.paths), revision)
 
 
 class _Round:
     """Paths that will be asked together."""
 
     def __init__(self) -> None:
-        self.paths: list[str] = []
+        self.paths: dict[str, None] = {}  # a set that keeps its order
         self.task: asyncio.Task[Mapping[str, RemoteFile]] | None = None

@@ -9,6 +9,7 @@ from neff import keys
 from neffd.layouts import xla
 from neffd.remotes import provenance
 from neffd.remotes.base import OutgoingEntry, RemoteFile
+from neffd.remotes.provenance import FileDigest
 
 
 @dataclass
@@ -41,18 +42,29 @@ def make_plan(entries: Sequence[OutgoingEntry], present: Mapping[str, RemoteFile
         theirs = {path.rpartition("/")[2]: present[path] for path in files_of(entry) if path in present}
         ours = entry.provenance.files
         mark = keys.ready_mark(entry.name.namespace)
-        same_neff = xla.NEFF in theirs and theirs[xla.NEFF].sha256 == ours[xla.NEFF].sha256
         is_ready = mark in theirs and xla.NEFF in theirs and theirs[xla.NEFF].size_bytes > 0
-        if is_ready and not same_neff:
+        if is_ready and not _is_ours(theirs, ours):
             plan.there.append(entry)
             continue
         if not is_ready:  # half an entry, from a tool that does not care: replaced as a whole
-            plan.delete += [f"{entry.name}/{file}" for file in theirs if file not in ours]
+            replaced = {*ours, provenance.FILE_NAME}
+            plan.delete += [f"{entry.name}/{file}" for file in theirs if file not in replaced]
         wanted = [file for file in ours if not is_ready or file not in theirs]
         if wanted:
             wanted.append(provenance.FILE_NAME)
         plan.add |= {f"{entry.name}/{file}": (entry, file) for file in wanted}
     return plan
+
+
+def _is_ours(theirs: Mapping[str, RemoteFile], ours: Mapping[str, FileDigest]) -> bool:
+    """Whether a ready entry may gain what it lacks of ours: the same NEFF, and nothing that tells them apart."""
+    if theirs[xla.NEFF].sha256 != ours[xla.NEFF].sha256:
+        return False
+    return all(
+        theirs[file].size_bytes == digest.size_bytes and theirs[file].sha256 in (None, digest.sha256)
+        for file, digest in ours.items()
+        if file in theirs
+    )
 
 
 def describe_commit(entries: Sequence[OutgoingEntry]) -> tuple[str, str]:

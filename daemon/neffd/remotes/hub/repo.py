@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
+import ssl
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,12 +29,15 @@ from neffd.remotes.base import (
     RemoteUnavailable,
 )
 from neffd.remotes.hub.budget import CommitBudget
-from neffd.remotes.hub.client import HubClient, NotThere
-from neffd.remotes.hub.files import IncomingFile, create_empty
+from neffd.remotes.hub.client import CONNECT_S, READ_S, HubClient, NotThere
+from neffd.remotes.hub.commits import CONFLICT_PAUSE_S, Commits
+from neffd.remotes.hub.failures import judge
+from neffd.remotes.hub.files import IncomingFile
+from neffd.remotes.hub.fill import Fill
 from neffd.remotes.hub.lookups import Lookups
-from neffd.remotes.hub.plan import CommitPlan, describe_commit, files_of, make_plan
+from neffd.remotes.hub.plan import CommitPlan, describe_commit
 from neffd.remotes.hub.tokens import TokenSource
-from neffd.remotes.hub.workers import HubCallFailed, HubWorker
+from neffd.remotes.hub.workers import IDLE_S, STALL_S, HubCallFailed, HubWorker
 from neffd.remotes.provenance import FileDigest
 from neffd.store import fsops
 from neffd.store.root import PART_SUFFIX
@@ -46,9 +49,7 @@ T = TypeVar("T")
 _PARALLEL_FILES = 64
 _PIECE_BYTES = 1 << 20
 _THREADS = 16
-# Another commit was faster: look again and try again, a few times before the usual back-off.
-_CONFLICT_TRIES = 5
-_CONFLICT_PAUSE_S = 0.5
+_CLOSE_S = 1.0
 
 
 class HubRepoRemote:
@@ -58,6 +59,9 @@ class HubRepoRemote:
         endpoint: base URL of the Hub.
         repo_id: `org/name` of a model repo.
         home: folder for the worker process's own caches.
+        connect_s, read_s, tls: of our own requests, see HubClient.
+        stall_s, idle_s: of the worker process, see HubWorker.
+        conflict_pause_s: about how long to wait after the first lost race for a commit; doubled after each further one.
     """
 
     def __init__(
@@ -68,13 +72,23 @@ class HubRepoRemote:
         tokens: TokenSource,
         home: Path,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        connect_s: float = CONNECT_S,
+        read_s: float = READ_S,
+        stall_s: float = STALL_S,
+        idle_s: float = IDLE_S,
+        conflict_pause_s: float = CONFLICT_PAUSE_S,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.name = name
         self._repo_id = repo_id
         self._tokens = tokens
-        self._client = HubClient(endpoint, repo_id, tokens)
-        self._worker = HubWorker(home, endpoint)
-        self._budget = CommitBudget(clock)
+        self._client = HubClient(endpoint, repo_id, tokens, connect_s=connect_s, read_s=read_s, tls=tls)
+        self._worker = HubWorker(home, endpoint, stall_s=stall_s, idle_s=idle_s)
+        self._fill = Fill(repo_id)
+        self._commits = Commits(
+            self._move_head, self._look_up, self._commit, CommitBudget(clock), self._fill, conflict_pause_s
+        )
         self._tasks = Tasks()
         self._lookups = Lookups(self._look_up, self._tasks)
         self._files_under_way = asyncio.Semaphore(_PARALLEL_FILES)
@@ -82,22 +96,27 @@ class HubRepoRemote:
         self._head = ""
 
     async def access(self) -> Access:
-        found = await self._call_worker("access", repo_id=self._repo_id)
+        try:
+            found = await self._worker.call("access", token=self._tokens.get(), repo_id=self._repo_id)
+        except HubCallFailed as error:
+            verdict = judge(error, 1)
+            raise RemoteUnavailable(verdict.reason, verdict.detail, verdict.retry_after_s) from error
         return Access(found["can_write"], found["public"], found["reason"])
 
     async def version(self, namespace: str) -> Hashable:
-        self._head = await self._client.head()
-        return self._head
+        return await self._move_head()
 
     async def keys(self, namespace: str) -> frozenset[str]:
-        return frozenset(filter(keys.is_module_key, await self._folders(namespace)))
+        found = frozenset(filter(keys.is_module_key, await self._folders(namespace)))
+        self._fill.listed(namespace, len(found))
+        return found
 
     async def namespaces(self) -> list[str]:
-        self._head = await self._client.head()
+        await self._move_head()
         return sorted(filter(keys.is_namespace, await self._folders("")))
 
     async def describe(self, name: ModuleName) -> RemoteEntry | None:
-        revision = self._head or await self._client.head()
+        revision = self._head or await self._move_head()
         paths = [f"{name}/{file}" for file in sorted(xla.SHARED)]
         present = await self._lookups.files(paths, revision)
         files = {path.rpartition("/")[2]: file for path, file in present.items()}
@@ -110,39 +129,38 @@ class HubRepoRemote:
     ) -> dict[str, FileDigest]:
         # What a rank waits for first: the NEFF, then the rest.
         files = sorted(entry.files, key=lambda file: file.name != xla.NEFF)
+        arriving = [IncomingFile(directory / (file.name + PART_SUFFIX), file) for file in files]
         transfers = [
-            self._tasks.start(self._get(entry, file, directory, progress), name=f"get-{file.name}", watched=True)
-            for file in files
+            self._tasks.start(self._get(entry, file, incoming, progress), name=f"get-{file.name}", watched=True)
+            for file, incoming in zip(files, arriving, strict=True)
         ]
         try:
-            digests = await asyncio.gather(*transfers)
+            await asyncio.wait(transfers, return_when=asyncio.FIRST_EXCEPTION)
         finally:
             for transfer in transfers:
                 transfer.cancel()
             await asyncio.gather(*transfers, return_exceptions=True)
-        return {file.name: digest for file, digest in zip(files, digests, strict=True)}
+            await self._in_thread(_close_all, arriving)
+        for transfer in transfers:  # the first that failed by itself says why
+            if not transfer.cancelled():
+                transfer.result()
+        return {file.name: transfer.result() for file, transfer in zip(files, transfers, strict=True)}
 
     async def publish(self, entries: Sequence[OutgoingEntry]) -> list[PublishResult | EntryFailed]:
-        changed = await self._in_thread(lambda: [entry.name for entry in entries if _has_changed(entry)])
-        sound = [entry for entry in entries if entry.name not in changed]
-        there = await self._publish(sound) if sound else set()
-        outcomes: list[PublishResult | EntryFailed] = []
-        for entry in entries:
-            if entry.name in changed:
-                outcomes.append(EntryFailed("changed-locally"))
-            else:
-                outcomes.append(PublishResult.ALREADY_THERE if entry.name in there else PublishResult.STORED)
-        return outcomes
+        changed = await self._in_thread(lambda: {entry.name for entry in entries if _has_changed(entry)})
+        outcomes = await self._commits.bring([entry for entry in entries if entry.name not in changed])
+        return [outcomes.get(entry.name, EntryFailed("changed-locally")) for entry in entries]
 
     async def close(self) -> None:
         await self._worker.close()
+        await self._tasks.stop(_CLOSE_S)
         await self._client.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _folders(self, path: str) -> list[str]:
         found = []
         try:
-            async for page in self._client.tree(path, self._head):
+            async for page in self._client.tree(path, self._head or await self._move_head()):
                 found += [item["path"].rpartition("/")[2] for item in page if item.get("type") == "directory"]
         except NotThere:
             return []
@@ -153,20 +171,18 @@ class HubRepoRemote:
     async def _look_up(self, paths: list[str], revision: str) -> dict[str, RemoteFile]:
         try:
             found = await self._client.paths_info(paths, revision)
-        except NotThere:
-            raise RemoteUnavailable("revision-gone", "the history was rewritten") from None
+        except NotThere:  # it is silent about what is missing
+            raise RemoteUnavailable("bad-answer", "paths-info does not know the path") from None
         asked = set(paths)
         files = (_remote_file(item) for item in found if item.get("type") == "file")
         return {path: file for path, file in files if path in asked}
 
     async def _get(
-        self, entry: RemoteEntry, file: RemoteFile, directory: Path, progress: Callable[[int], None]
+        self, entry: RemoteEntry, file: RemoteFile, incoming: IncomingFile, progress: Callable[[int], None]
     ) -> FileDigest:
-        target = directory / (file.name + PART_SUFFIX)
-        if file.size_bytes == 0:
-            return await self._in_thread(create_empty, target)
+        if file.size_bytes == 0:  # needs no request
+            return await self._in_thread(incoming.finish)
         async with self._files_under_way:
-            incoming = await self._in_thread(IncomingFile, target, file)
             try:
                 async with self._client.open_file(entry.revision, f"{entry.name}/{file.name}") as content:
                     async for piece in content.iter_chunked(_PIECE_BYTES):
@@ -175,32 +191,16 @@ class HubRepoRemote:
                 return await self._in_thread(incoming.finish)
             except NotThere:
                 raise RemoteUnavailable("revision-gone", f"{file.name} went away") from None
-            finally:
-                await self._in_thread(incoming.close)
 
-    async def _publish(self, entries: Sequence[OutgoingEntry]) -> set[ModuleName]:
-        """Bring all `entries` to the repo; returns those that another host had published first."""
-        for attempt in range(_CONFLICT_TRIES):
-            head = self._head = await self._client.head()
-            present = await self._look_up([path for entry in entries for path in files_of(entry)], head)
-            plan = make_plan(entries, present)
-            if not plan.add and not plan.delete:
-                return {entry.name for entry in plan.there}
-            if self._budget.wait_s > 0:
-                raise RemoteUnavailable("commit-budget", retry_after_s=self._budget.wait_s)
-            try:
-                await self._commit(plan, head)
-            except _Conflict:
-                await asyncio.sleep(_CONFLICT_PAUSE_S * 2**attempt * (0.5 + random.random()))
-                continue
-            return {entry.name for entry in plan.there}
-        raise RemoteUnavailable("conflict", "other commits were faster")
+    async def _move_head(self) -> str:
+        self._head = await self._client.head()
+        return self._head
 
     async def _commit(self, plan: CommitPlan, parent: str) -> None:
         message, description = describe_commit(plan.brings)
-        self._budget.spend()
-        result = await self._call_worker(
+        result = await self._worker.call(
             "commit",
+            token=self._tokens.get(),
             repo_id=self._repo_id,
             parent=parent,
             message=message,
@@ -211,18 +211,8 @@ class HubRepoRemote:
         self._head = str(result["commit"])
         log.info("commit %s to %s: %s", self._head[:8], self._repo_id, message)
 
-    async def _call_worker(self, op: str, **fields: Any) -> dict[str, Any]:
-        try:
-            return await self._worker.call(op, token=self._tokens.get(), **fields)
-        except HubCallFailed as error:
-            raise _outcome(error) from error
-
     async def _in_thread(self, work: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
-
-
-class _Conflict(Exception):
-    """The branch moved, or is locked by another commit."""
 
 
 _NOTHING = RemoteFile("", 0)
@@ -236,6 +226,11 @@ def _remote_file(item: dict[str, Any]) -> tuple[str, RemoteFile]:
         return path, RemoteFile(path.rpartition("/")[2], int(item["size"]), sha256, None if lfs else str(item["oid"]))
     except (KeyError, TypeError, ValueError):
         raise RemoteUnavailable("bad-answer", "a listed file lacks its path, size or id") from None
+
+
+def _close_all(files: Sequence[IncomingFile]) -> None:
+    for file in files:
+        file.close()
 
 
 def _content(entry: OutgoingEntry, file: str) -> str | dict[str, str]:
@@ -253,21 +248,3 @@ def _has_changed(entry: OutgoingEntry) -> bool:
         )
     except OSError:
         return True
-
-
-def _outcome(error: HubCallFailed) -> Exception:
-    """What a failed call means. An ambiguous one is `unavailable`: the next try looks first at what is there."""
-    if error.status in (409, 412):
-        return _Conflict()
-    if error.status == 429:
-        return RemoteUnavailable("rate-limited", str(error), error.retry_after_s)
-    if error.code == "RepoNotFound" or error.status == 404:
-        return RemoteUnavailable("repo-not-found", str(error))
-    if error.status == 401:
-        return RemoteUnavailable("bad-token", str(error))
-    if error.status == 403:
-        return RemoteUnavailable("no-write-access", str(error))
-    if error.status is not None:
-        reason = "server-error" if error.status >= 500 else "refused-by-hub"
-        return RemoteUnavailable(reason, str(error), error.retry_after_s)
-    return RemoteUnavailable("unreachable", str(error))

@@ -7,15 +7,29 @@ each request: it is neither in the environment nor in the arguments.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import queue
+import re
+import resource
 import secrets
+import signal
 import sys
 import threading
 from typing import Any, TextIO
+from urllib.parse import urlsplit
+
+from neffd.remotes.hub import bucket_calls
 
 Request = dict[str, Any]
+
+# In place of an error code of the Hub's: it took the call, and refused a file.
+LFS_ERROR = "LfsError"
+_XET_STATUS = re.compile(r"HTTP status \w+ error \((?P<status>\d{3})[^)]*\)(, domain: (?P<url>\S+))?")
+_MAX_TEXT = 300
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 
 
 class Worker:
@@ -28,11 +42,11 @@ class Worker:
 
     def serve(self, request: Request) -> None:
         """Do what one request asks and answer it."""
-        operations = {"access": self.access, "commit": self.commit}
+        operations = {"access": self.access, "commit": self.commit, **bucket_calls.operations(self.moved)}
         try:
             self._send({"result": operations[request["op"]](request)})
         except Exception as error:  # the boundary of the process: every failure becomes an answer
-            self._send({"error": describe(error)})
+            self._send({"error": presentable(describe(error), request.get("token"))})
 
     def moved(self, *_: Any) -> None:
         """Tell the daemon that something still moves."""
@@ -52,7 +66,7 @@ class Worker:
         except RevisionNotFoundError:
             pass  # allowed, and nothing was there to delete
         except HfHubHTTPError as error:
-            if error.response is None or error.response.status_code not in (401, 403):
+            if error.response is None or error.response.status_code != 403:
                 raise
             return {"public": not info.private, "can_write": False, "reason": "no-write-access"}
         return {"public": not info.private, "can_write": True, "reason": ""}
@@ -86,39 +100,87 @@ class Worker:
 
 
 def describe(error: BaseException) -> dict[str, Any]:
-    """An error as the daemon needs it: the kind, and what the Hub said."""
+    """An error as the daemon needs it: the kind, what the Hub said, and to what.
+
+    hf_xet tells of an answer in words only; huggingface_hub wraps what stopped an LFS upload in another error.
+    """
     response = getattr(error, "response", None)
+    if response is None and error.__cause__ is not None:
+        return describe(error.__cause__)
     headers = getattr(response, "headers", {})
+    text = getattr(error, "server_message", None) or str(error)
+    told = _XET_STATUS.search(text)
+    is_lfs_error = isinstance(error, ValueError) and text.startswith("LFS batch API returned errors")
+    url = (told["url"] or "") if told else str(getattr(getattr(response, "request", None), "url", ""))
     return {
-        "kind": type(error).__name__,
-        "status": getattr(response, "status_code", None),
-        "code": headers.get("X-Error-Code", ""),
+        "kind": "ConnectionError" if isinstance(error, ConnectionError) else type(error).__name__,
+        "status": int(told["status"]) if told else getattr(response, "status_code", None),
+        "code": LFS_ERROR if is_lfs_error else headers.get("X-Error-Code", ""),
         "rate_limit": headers.get("RateLimit", ""),
         "retry_after": headers.get("Retry-After", ""),
-        "message": (getattr(error, "server_message", None) or "")[:300],
+        "message": text if is_lfs_error else getattr(error, "server_message", None) or "",
+        "path": urlsplit(url).path,
     }
 
 
+def presentable(error: dict[str, Any], token: str | None) -> dict[str, Any]:
+    """The same for logs: one short printable line each, and never the token, whatever the Hub may have echoed."""
+    return {name: _clean(value, token) if isinstance(value, str) else value for name, value in error.items()}
+
+
+def _clean(text: str, token: str | None) -> str:
+    text = text.replace(token, "***") if token else text
+    return "".join(char if char.isprintable() else " " for char in text[:_MAX_TEXT])
+
+
+def keep_to_ourselves() -> None:
+    """No core dump of a process that holds a token; and none of us is left when the daemon is gone, however we hang."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
 def report_progress(worker: Worker) -> None:
-    """Every HTTP call and every step of a transfer counts as a sign of life."""
+    """Every HTTP call and whatever moves in a transfer is a sign of life."""
     import httpx2
     from huggingface_hub import set_client_factory
     from huggingface_hub.utils import _xet_progress_reporting as reporting
+    from huggingface_hub.utils._http import hf_raise_for_status
 
-    hooks: dict[str, list[Any]] = {"request": [worker.moved], "response": [worker.moved]}
-    set_client_factory(lambda: httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=75))
-    reporter: Any = reporting.XetUploadProgressReporter
-    stock = reporter.update_progress
+    class OneTry(httpx2.Client):
+        """Every answer is final: waiting and trying again is the daemon's business, by its own clock."""
 
-    def update_progress(self: Any, *reports: Any, **named: Any) -> None:
-        worker.moved()
-        stock(self, *reports, **named)
+        def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+            worker.moved()
+            try:
+                response = super().send(request, **options)
+            except httpx2.TransportError as error:
+                raise ConnectionError(type(error).__name__) from None
+            worker.moved()
+            if response.status_code == 429 or response.status_code >= 500:
+                response.read()
+                hf_raise_for_status(response)
+            return response
 
-    reporter.update_progress = update_progress
+    set_client_factory(lambda: OneTry(follow_redirects=True, timeout=75))
+
+    def update_progress(self: Any, group: Any, _items: Any = None) -> None:
+        """hf_xet reports ten times a second, moving or not: what counts is another sum, or a step of its checks."""
+        checks = [getattr(group.shard, name) for name in dir(group.shard) if not name.startswith("_")]
+        seen = (group.total_bytes_completed, group.total_transfer_bytes_completed, checks)
+        if seen != getattr(self, "seen", None):
+            self.seen = seen
+            worker.moved()
+
+    kinds: list[Any] = [reporting.XetDownloadProgressReporter, reporting.XetUploadProgressReporter]
+    for kind in kinds:
+        kind.update_progress = update_progress
 
 
 def main() -> None:
     """Serve until standard input ends."""
+    keep_to_ourselves()
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not get between our answers
     requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
@@ -131,6 +193,7 @@ def main() -> None:
     threading.Thread(target=read, daemon=True).start()
     worker = Worker(out)
     report_progress(worker)
+    worker.moved()  # the imports are done
     while True:
         worker.serve(requests.get())
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from neffd.remotes.base import RemoteUnavailable
 from neffd.remotes.hub.budget import retry_after_s
+from neffd.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +23,13 @@ log = logging.getLogger(__name__)
 STALL_S = 90.0
 IDLE_S = 120.0
 _MAX_LINE_BYTES = 1 << 20
+# A cold disk may take its time to bring huggingface_hub.
+_START_S = 60.0
 _END_S = 1.0
+_ABOUT_REPO = re.compile(r"/api/models/|/api/buckets/|/info/lfs/objects/batch$")
+# Of the environment's HF_* only what chooses the way of the transfer: the rest would redirect, silence or log it.
+_KEPT = re.compile(r"HF_XET_|HF_HUB_DISABLE_XET$")
+_DROPPED = re.compile(r"HF_|HUGGING_FACE_|HUGGINGFACE_|NOTIFY_SOCKET$|WATCHDOG_")
 
 
 class HubCallFailed(Exception):
@@ -32,11 +40,18 @@ class HubCallFailed(Exception):
     """
 
     def __init__(self, error: dict[str, Any]) -> None:
-        super().__init__(f"{error['kind']} {error['status'] or ''} {error['message']}".strip())
-        self.kind: str = error["kind"]
-        self.status: int | None = error["status"]
-        self.code: str = error["code"]
-        self.retry_after_s = retry_after_s(error["rate_limit"], error["retry_after"])
+        self.kind = str(error.get("kind"))
+        self.status: int | None = error.get("status")
+        self.code = str(error.get("code") or "")
+        self.message = str(error.get("message") or "")
+        self.path = str(error.get("path") or "")
+        self.retry_after_s = retry_after_s(str(error.get("rate_limit")), str(error.get("retry_after")))
+        super().__init__(f"{self.kind} {self.status or ''} {self.message}".strip())
+
+    @property
+    def in_upload(self) -> bool:
+        """Whether it was about contents on their way, not about the repo."""
+        return bool(self.path) and not _ABOUT_REPO.search(self.path)
 
 
 class HubWorker:
@@ -54,7 +69,9 @@ class HubWorker:
         self._idle_s = idle_s
         self._turn = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
+        self._has_started = False
         self._retire: asyncio.TimerHandle | None = None
+        self._tasks = Tasks()
 
     @property
     def pid(self) -> int | None:
@@ -76,7 +93,8 @@ class HubWorker:
             except HubCallFailed:
                 raise
             except BaseException:
-                await self._kill()
+                self._process = None
+                await _end(process)
                 raise
             finally:
                 self._retire = asyncio.get_running_loop().call_later(self._idle_s, self._let_go)
@@ -85,7 +103,8 @@ class HubWorker:
         """End the process, at once."""
         if self._retire is not None:
             self._retire.cancel()
-        await self._kill()
+        process, self._process = self._process, None
+        await asyncio.gather(_end(process), self._tasks.stop(_END_S))
 
     async def _exchange(
         self, process: asyncio.subprocess.Process, request: dict[str, Any], on_progress: Callable[[], None]
@@ -94,12 +113,18 @@ class HubWorker:
         assert process.stdout is not None
         try:
             process.stdin.write(json.dumps(request).encode() + b"\n")
-            await process.stdin.drain()
+            await asyncio.wait_for(process.stdin.drain(), self._stall_s)
             while True:
-                line = await asyncio.wait_for(process.stdout.readline(), self._stall_s)
+                limit_s = self._stall_s if self._has_started else max(self._stall_s, _START_S)
+                line = await asyncio.wait_for(process.stdout.readline(), limit_s)
+                self._has_started = True
                 if not line:
-                    raise RemoteUnavailable("worker-died", f"exit code {await process.wait()}")
+                    with contextlib.suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(process.wait(), _END_S)
+                    raise RemoteUnavailable("worker-died", f"exit code {process.returncode}")
                 answer = json.loads(line)
+                if not isinstance(answer, dict):
+                    raise ValueError("not an answer")
                 if "result" in answer:
                     result: dict[str, Any] = answer["result"]
                     return result
@@ -114,7 +139,15 @@ class HubWorker:
     async def _running(self) -> asyncio.subprocess.Process:
         if self._process is not None and self._process.returncode is None:
             return self._process
-        self._process = await asyncio.create_subprocess_exec(
+        self._has_started = False
+        try:
+            self._process = await self._spawn()
+        except OSError as error:
+            raise RemoteUnavailable("worker-died", str(error)) from None
+        return self._process
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "neffd.remotes.hub.worker",
@@ -125,10 +158,9 @@ class HubWorker:
             limit=_MAX_LINE_BYTES,
             start_new_session=True,  # a Ctrl-C meant for the daemon must not cut a commit short
         )
-        return self._process
 
     def _environment(self) -> dict[str, str]:
-        environ = {name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "NOTIFY_SOCKET")}
+        environ = {name: value for name, value in os.environ.items() if _KEPT.match(name) or not _DROPPED.match(name)}
         return environ | {
             "HF_HOME": str(self._home),
             "HF_XET_CACHE": str(self._home / "xet"),
@@ -144,14 +176,28 @@ class HubWorker:
         }
 
     def _let_go(self) -> None:
-        if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.close()
-
-    async def _kill(self) -> None:
+        """Idle for long: end it gently. A call that comes now starts a new one."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+        if process is not None:
+            self._tasks.start(_retired(process), name=f"hub-worker-{process.pid}")
+
+
+async def _retired(process: asyncio.subprocess.Process) -> None:
+    """The worker ends when its input does."""
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(process.wait(), _END_S)
+    finally:
+        await _end(process)
+
+
+async def _end(process: asyncio.subprocess.Process | None) -> None:
+    """Kill at once, and reap."""
+    if process is None or process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(process.wait(), _END_S)

@@ -1,0 +1,299 @@
+"""A storage bucket on the Hub as a remote; its tree is the cache directory's.
+
+A bucket has neither commits nor conditions: `bucket_rule` says how hosts share it all the same. Contents are named by
+their Xet hash, so an entry is downloaded as it was described, whatever its paths hold by then. The bucket states no
+sha256: `neffd.json` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from neff.keys import ModuleName
+from neffd.layouts import xla
+from neffd.remotes import provenance
+from neffd.remotes.base import (
+    BEING_REWRITTEN,
+    Access,
+    EntryFailed,
+    OutgoingEntry,
+    PublishResult,
+    RemoteEntry,
+    RemoteFile,
+    RemoteUnavailable,
+)
+from neffd.remotes.hub.bucket_listings import Listings
+from neffd.remotes.hub.bucket_publish import BucketPublisher
+from neffd.remotes.hub.bucket_rule import NAMES, Picture, Stored
+from neffd.remotes.hub.together import Together
+from neffd.remotes.hub.tokens import TokenSource
+from neffd.remotes.hub.workers import HubCallFailed, HubWorker
+from neffd.remotes.provenance import FileDigest, Provenance
+from neffd.store import fsops
+from neffd.store.root import PART_SUFFIX
+from neffd.tasks import Tasks
+
+T = TypeVar("T")
+
+_THREADS = 4
+# The Hub answers at most so many a request.
+_PATHS_PER_LOOK = 1_000
+_ENTRIES_PER_LOOK = _PATHS_PER_LOOK // len(NAMES)
+_ENTRIES_PER_DOWNLOAD = 64
+# A page, or the next bytes of a transfer, are due within this.
+_READ_STALL_S = 10.0
+_REMEMBERED = 10_000
+# An answer of a worker is one line of bounded length.
+_STATEMENTS_BYTES = 4 * provenance.MAX_BYTES
+_XET_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class _Transfer:
+    """One entry on its way down."""
+
+    entry: RemoteEntry
+    directory: Path
+    progress: Callable[[int], None]
+
+
+class HubBucketRemote:
+    """See `neffd.remotes.base.Remote`.
+
+    Args:
+        endpoint: base URL of the Hub.
+        bucket: `org/name`.
+        home: folder for the worker processes' own caches.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        endpoint: str,
+        bucket: str,
+        tokens: TokenSource,
+        home: Path,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self._bucket = bucket
+        self._tokens = tokens
+        self._clock = clock
+        self._scratch = home / "buckets" / name
+        # Four, since calls of one process wait for each other: a rank's look must not wait for an upload or a listing.
+        # Each runs only while it is used.
+        self._lister = HubWorker(home, endpoint, stall_s=_READ_STALL_S)
+        self._reader = HubWorker(home, endpoint, stall_s=_READ_STALL_S)
+        self._downloader = HubWorker(home, endpoint, stall_s=_READ_STALL_S)
+        self._uploader = HubWorker(home, endpoint)
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"neffd-remote-{name}")
+        self._tasks = Tasks()
+        self._looks = Together(self._look, self._tasks, _ENTRIES_PER_LOOK)
+        self._transfers = Together(self._transfer, self._tasks, _ENTRIES_PER_DOWNLOAD)
+        self._listings = Listings(self._list, self._scratch, self._tasks, clock)
+        self._statements: OrderedDict[str, Provenance | None] = OrderedDict()
+        self._doubtful: OrderedDict[str, None] = OrderedDict()
+
+    async def access(self) -> Access:
+        found = await self._call(self._uploader, "bucket-access")
+        return Access(found["can_write"], found["public"], found["reason"])
+
+    async def version(self, namespace: str) -> Hashable:
+        """A digest of the namespace's listing; `Listings` says what it costs."""
+        return (await self._listings.fresh(namespace)).digest
+
+    async def keys(self, namespace: str) -> frozenset[str]:
+        return (await self._listings.latest(namespace)).keys
+
+    async def namespaces(self) -> list[str]:
+        found = await self._call(self._lister, "bucket-namespaces")
+        return [str(name) for name in found["namespaces"]]
+
+    async def describe(self, name: ModuleName) -> RemoteEntry | None:
+        picture = await self._looks.ask(name)
+        if not picture.is_ready(name.namespace):
+            return None
+        files = {file: stored for file, stored in picture.files.items() if file in xla.SHARED}
+        listed = tuple(RemoteFile(file, stored.size_bytes) for file, stored in files.items())
+        return RemoteEntry(name, listed, picture.revision, picture.stated)
+
+    async def download(
+        self, entry: RemoteEntry, directory: Path, progress: Callable[[int], None]
+    ) -> dict[str, FileDigest]:
+        digests = await self._transfers.ask(_Transfer(entry, directory, progress))
+        if not _fits(entry, digests) and _remember(self._doubtful, entry.revision, None):
+            # Perhaps a host is about to mend it: only what is still the same next time is refused. Who then compiles it
+            # and publishes, mends it too.
+            raise RemoteUnavailable(BEING_REWRITTEN, f"{entry.name} is not what its neffd.json says")
+        return digests
+
+    async def publish(self, entries: Sequence[OutgoingEntry]) -> list[PublishResult | EntryFailed]:
+        changed = await self._in_thread(lambda: {entry.name for entry in entries if _has_changed(entry)})
+        sound = [entry for entry in entries if entry.name not in changed]
+        publisher = BucketPublisher(self._pictures, self._call_uploader, self._clock, random.uniform(1.0, 1.5))
+        outcomes = await publisher.publish(sound)
+        return [outcomes.get(entry.name, EntryFailed("changed-locally")) for entry in entries]
+
+    async def close(self) -> None:
+        await self._tasks.stop(timeout_s=1.0)
+        workers = (self._lister, self._reader, self._downloader, self._uploader)
+        await asyncio.gather(*(worker.close() for worker in workers))
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _list(self, namespace: str, into: Path) -> dict[str, Any]:
+        return await self._call(self._lister, "bucket-list", namespace=namespace, into=str(into))
+
+    async def _pictures(self, names: Sequence[ModuleName]) -> list[Picture]:
+        pictures: list[Picture] = []
+        for start in range(0, len(names), _ENTRIES_PER_LOOK):
+            pictures += await self._look(names[start : start + _ENTRIES_PER_LOOK])
+        return pictures
+
+    async def _look(self, names: Sequence[ModuleName]) -> list[Picture]:
+        """Entries as they are now: one request, and one download of those statements that we have not seen."""
+        paths = {f"{name}/{file}": (name, file) for name in names for file in NAMES}
+        found = await self._call(self._reader, "bucket-look", paths=list(paths))
+        files: dict[ModuleName, dict[str, Stored]] = {name: {} for name in names}
+        for path, size_bytes, xet_hash in found["files"]:
+            if not _XET_HASH.fullmatch(xet_hash):  # it will name a local file
+                raise RemoteUnavailable("bad-answer", "a listed file has no Xet hash")
+            if path in paths:
+                name, file = paths[path]
+                files[name][file] = Stored(int(size_bytes), xet_hash)
+        statements = {name: seen[provenance.FILE_NAME] for name, seen in files.items() if provenance.FILE_NAME in seen}
+        await self._read_statements(statements)
+        return [self._picture(files[name]) for name in names]
+
+    def _picture(self, files: dict[str, Stored]) -> Picture:
+        statement = files.get(provenance.FILE_NAME)
+        picture = Picture(files, None if statement is None else self._statements.get(statement.xet_hash))
+        return replace(picture, was_refused=picture.revision in self._doubtful)
+
+    async def _read_statements(self, stored: dict[ModuleName, Stored]) -> None:
+        unread: dict[str, list[Any]] = {
+            one.xet_hash: [f"{name}/{provenance.FILE_NAME}", one.size_bytes, one.xet_hash]
+            for name, one in stored.items()
+            if one.xet_hash not in self._statements and 0 < one.size_bytes <= provenance.MAX_BYTES
+        }
+        while unread:
+            part, size_bytes = [], 0
+            while unread and size_bytes < _STATEMENTS_BYTES:
+                part.append(unread.popitem()[1])
+                size_bytes += part[-1][1]
+            found = await self._call(self._reader, "bucket-read", files=part)
+            for xet_hash, text in found["texts"].items():
+                _remember(self._statements, xet_hash, provenance.parse(text.encode()) if text is not None else None)
+
+    async def _transfer(self, transfers: Sequence[_Transfer]) -> Sequence[dict[str, FileDigest] | Exception]:
+        """Several entries in one go; where that fails each alone, so that one cannot spoil the others."""
+        try:
+            await self._bring(transfers)
+        except RemoteUnavailable:
+            if len(transfers) == 1:
+                raise
+            return [await self._transfer_alone(each) for each in transfers]
+        return await asyncio.gather(*(self._in_thread(_hash_synced, each) for each in transfers))
+
+    async def _transfer_alone(self, transfer: _Transfer) -> dict[str, FileDigest] | Exception:
+        if not any(transfer is one for one in self._transfers.open):
+            return RemoteUnavailable("cancelled")  # nobody will see it
+        try:
+            await self._bring([transfer])
+        except RemoteUnavailable as error:
+            return error
+        return await self._in_thread(_hash_synced, transfer)
+
+    async def _bring(self, transfers: Sequence[_Transfer]) -> None:
+        wanted = []
+        for transfer in transfers:
+            hashes = json.loads(transfer.entry.revision)
+            # What a rank waits for first: the NEFF, then the rest.
+            for file in sorted(transfer.entry.files, key=lambda file: file.name != xla.NEFF):
+                path, target = f"{transfer.entry.name}/{file.name}", transfer.directory / (file.name + PART_SUFFIX)
+                wanted.append([path, file.size_bytes, hashes[file.name], str(target)])
+
+        def moved() -> None:
+            for transfer in self._transfers.open:
+                transfer.progress(1)  # how much is known at the end; that it moves, to those in the queue too
+
+        await self._call(self._downloader, "bucket-download", on_progress=moved, files=wanted)
+
+    async def _call_uploader(self, op: str, **fields: Any) -> dict[str, Any]:
+        return await self._call(self._uploader, op, **fields)
+
+    async def _call(
+        self, worker: HubWorker, op: str, on_progress: Callable[[], None] = lambda: None, **fields: Any
+    ) -> dict[str, Any]:
+        await self._in_thread(lambda: self._scratch.mkdir(parents=True, exist_ok=True))
+        request = {"bucket": self._bucket, "token": self._tokens.get(), "scratch": str(self._scratch), **fields}
+        try:
+            return await worker.call(op, on_progress, **request)
+        except HubCallFailed as error:
+            raise _unavailable(error) from error
+
+    async def _in_thread(self, work: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
+
+
+def _remember(memory: OrderedDict[str, T], key: str, value: T) -> bool:
+    """Note a fact, forgetting the oldest when there are too many; whether it is new."""
+    is_new = key not in memory
+    memory[key] = value
+    if len(memory) > _REMEMBERED:
+        memory.popitem(last=False)
+    return is_new
+
+
+def _fits(entry: RemoteEntry, digests: dict[str, FileDigest]) -> bool:
+    if entry.provenance is None:
+        return True
+    return all(digests.get(file) == stated for file, stated in entry.provenance.files.items() if file in xla.SHARED)
+
+
+def _hash_synced(transfer: _Transfer) -> dict[str, FileDigest] | Exception:
+    """What was written, and safely on disk; an error is this one entry's. Blocking."""
+    digests = {}
+    try:
+        for file in transfer.entry.files:
+            path = transfer.directory / (file.name + PART_SUFFIX)
+            digests[file.name] = FileDigest(*fsops.hash_file(path))
+            with open(path, "rb") as written:
+                os.fsync(written.fileno())
+    except OSError as error:
+        return error
+    transfer.progress(transfer.entry.size_bytes)
+    return digests
+
+
+def _has_changed(entry: OutgoingEntry) -> bool:
+    """Whether a pinned file is no longer what was taken. Blocking."""
+    with contextlib.suppress(OSError):
+        return any(
+            FileDigest(*fsops.hash_file(entry.directory / (file + PART_SUFFIX))) != digest
+            for file, digest in entry.provenance.files.items()
+        )
+    return True
+
+
+def _unavailable(error: HubCallFailed) -> RemoteUnavailable:
+    """What a failed call means. Every next try looks first at what is there."""
+    by_status = {401: "bad-token", 403: "no-access", 404: "entry-gone", 429: "rate-limited"}
+    if error.code == "RepoNotFound":
+        return RemoteUnavailable("bucket-not-found", str(error))
+    if error.status is None or "/buckets/" not in error.path:  # the store's word, which knows neither token nor bucket
+        reason = "unreachable" if error.kind == "ConnectionError" else "transfer-failed"
+    else:
+        reason = "server-error" if error.status >= 500 else by_status.get(error.status, "refused-by-hub")
+    return RemoteUnavailable(reason, str(error), error.retry_after_s)

@@ -1,0 +1,84 @@
+"""What is known of a bucket's namespaces: the digest of each listing, and the keys that are ready."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neffd.tasks import Tasks
+
+_FILES_PER_PAGE = 1_000
+# A bucket of many pages is listed less often: one request a second leaves most of an account's quota (1,000 in 5 min).
+_PAGE_COST_S = 1.0
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What is kept of a namespace's listing."""
+
+    digest: str
+    keys: frozenset[str]
+    fresh_until_s: float
+
+
+class Listings:
+    """Takes listings, each once for everybody who asks meanwhile.
+
+    A listing costs one API request for every 1,000 files, i.e. for about 200 entries: nothing cheaper tells of a
+    change. It is therefore used again for a second a page, and for as long as it took. One that outlives its asker's
+    patience goes on and serves the next.
+
+    Args:
+        take: lists a namespace and writes its ready keys, one a line, to a file.
+        folder: for these files.
+    """
+
+    def __init__(
+        self,
+        take: Callable[[str, Path], Awaitable[dict[str, Any]]],
+        folder: Path,
+        tasks: Tasks,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._take = take
+        self._folder = folder
+        self._tasks = tasks
+        self._clock = clock
+        self._known: dict[str, Listing] = {}
+        self._running: dict[str, asyncio.Task[Listing]] = {}
+
+    async def latest(self, namespace: str) -> Listing:
+        """The last one, whatever its age; a first one where there is none."""
+        return self._known.get(namespace) or await self.fresh(namespace)
+
+    async def fresh(self, namespace: str) -> Listing:
+        """One that is fresh as said above. Raises RemoteUnavailable."""
+        known = self._known.get(namespace)
+        if known is not None and self._clock() < known.fresh_until_s:
+            return known
+        running = self._running.get(namespace)
+        if running is None:
+            running = self._tasks.start(self._list(namespace), name=f"list-{namespace}", watched=True)
+            self._running[namespace] = running
+            running.add_done_callback(lambda _: self._running.pop(namespace, None))
+        return await asyncio.shield(running)
+
+    async def _list(self, namespace: str) -> Listing:
+        into = self._folder / f"keys-{namespace}"
+        try:
+            found = await self._take(namespace, into)
+            present = await asyncio.to_thread(_read_keys, into)
+        finally:
+            await asyncio.to_thread(into.unlink, missing_ok=True)
+        fresh_s = max(float(found["took_s"]), int(found["files"]) // _FILES_PER_PAGE * _PAGE_COST_S)
+        listing = Listing(str(found["digest"]), present, self._clock() + fresh_s)
+        self._known[namespace] = listing
+        return listing
+
+
+def _read_keys(path: Path) -> frozenset[str]:
+    return frozenset(path.read_text().split())
