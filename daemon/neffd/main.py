@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -46,6 +47,7 @@ def _run(config: Config) -> int:
     from neffd.notify import Notifier
     from neffd.service import Service
 
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold the token
     logging.basicConfig(
         level=config.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True
     )

@@ -14,6 +14,7 @@ from neff.keys import ModuleName
 from neff.protocol import Message
 from neffd import __version__
 from neffd.catalog.catalog import Catalog
+from neffd.catalog.saved import SavedListings
 from neffd.config import Config, RemoteConfig
 from neffd.fetch.fetcher import Fetcher, Source
 from neffd.managed import ManagedRemote, ManagedRoot
@@ -115,7 +116,9 @@ class Service:
     def _open_remote(self, config: RemoteConfig) -> ManagedRemote:
         upload = self._config.upload
         remote = open_remote(config, self._config.state_dir)
-        catalog = Catalog(remote, self.tasks, self.metrics, poll_s=config.poll_s, clock=self._clock)
+        catalog = Catalog(
+            remote, self.tasks, self.metrics, SavedListings(self._database), poll_s=config.poll_s, clock=self._clock
+        )
         if not config.can_write:
             return ManagedRemote(config, remote, catalog, None)
         pusher = Pusher(

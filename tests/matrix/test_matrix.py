@@ -16,6 +16,7 @@ from neffd.remotes.hub.repo import HubRepoRemote
 from neffd.remotes.hub.tokens import TokenSource
 from neffd.store.root import PART_SUFFIX
 from tests.harness import entries
+from tests.harness.listing import all_keys
 from tests.hub import HubServer
 from tests.matrix.outcomes import OPTIONS, OUTCOMES, READS
 from tests.unit.clock import Clock
@@ -72,7 +73,7 @@ class Host:
         if place == "head poll":
             assert await self.remote.version(entries.NAMESPACE) == self.hub.head(REPO)
         elif place == "listing":
-            assert THEIRS.key in await self.remote.keys(entries.NAMESPACE)
+            assert THEIRS.key in await all_keys(self.remote, entries.NAMESPACE)
         elif place == "paths-info":
             assert await self.remote.describe(THEIRS) == self._entry
         else:

@@ -1,7 +1,7 @@
 """One remote's picture: which keys it holds, how fresh that is, and whether the remote answers at all.
 
-A positive answer comes from memory. A negative one comes from memory while the remote's version of the namespace was
-seen unchanged a moment ago; else one check, shared by all askers, brings the picture up to date.
+A positive answer comes from memory. A negative one does too while the remote's version of the namespace is the one that
+was listed; else the keys asked meanwhile go to the remote as one question, and a new listing begins behind it.
 """
 
 from __future__ import annotations
@@ -9,36 +9,56 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
 
+from neffd.catalog.saved import SavedListings
 from neffd.metrics import Metrics
 from neffd.remotes.base import Remote, RemoteUnavailable
 from neffd.retry import Backoff
 from neffd.tasks import Tasks
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
-# A question's first answer is due within 3 s, so a check must end before that.
+# A question's first answer is due within 3 s, so what it needs of the remote must end before that.
 CHECK_LIMIT_S = 2.5
+# A listing may take longer, as long as pages keep coming.
+_PAGE_LIMIT_S = 30.0
 _LONGEST_PAUSE_S = 60.0
+# Nobody has asked for this long: a picture that nobody looks at need not be fresh.
+_IDLE_AFTER_S = 600.0
+_IDLE_FACTOR = 10
 
 
 @dataclass
 class _Namespace:
-    """What we know of one namespace; `checked_at` is None before the first answer."""
+    """What we know of one namespace.
 
-    keys: frozenset[str] = frozenset()
-    version: Hashable = None
+    `listed` is the version that `keys` is complete for, `current` the version seen at `checked_at`. `absent` holds
+    keys that the remote itself denied at `current`.
+    """
+
+    keys: set[str] = field(default_factory=set)
+    listed: str | None = None
+    current: str | None = None
     checked_at: float | None = None
+    absent: set[str] = field(default_factory=set)
+
+    @property
+    def is_complete(self) -> bool:
+        return self.listed is not None and self.listed == self.current
 
 
 class Catalog:
     """What `remote` holds.
 
     Args:
-        poll_s: how old a picture may get while nobody asks.
-        recheck_s: how old a picture may be for a negative answer.
+        saved: where complete listings survive a restart.
+        poll_s: how old a picture may get while somebody asks now and then.
+        recheck_s: how old the version may be for a negative answer.
         clock: monotonic seconds.
     """
 
@@ -47,6 +67,7 @@ class Catalog:
         remote: Remote,
         tasks: Tasks,
         metrics: Metrics,
+        saved: SavedListings,
         *,
         poll_s: float,
         clock: Callable[[], float],
@@ -55,12 +76,16 @@ class Catalog:
         self._remote = remote
         self._tasks = tasks
         self._metrics = metrics
+        self._saved = saved
         self._clock = clock
-        self.poll_s = poll_s
+        self._poll_s = poll_s
         self._recheck_s = min(poll_s, 5.0) if recheck_s is None else recheck_s
         self._namespaces: dict[str, _Namespace] = {}
+        self._is_restored = False
         self._new = asyncio.Event()
-        self._checks: dict[str, asyncio.Task[None]] = {}
+        self._shared: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._asked: dict[str, set[str]] = {}
+        self._asked_at = clock()
         self._backoff = Backoff(1.0, _LONGEST_PAUSE_S, clock)
         self.trouble: str | None = None
 
@@ -71,7 +96,11 @@ class Catalog:
 
     def knows_absent(self, namespace: str, key: str) -> bool:
         """Whether a negative answer can be given from memory."""
-        return self._is_fresh(namespace) and not self.knows(namespace, key)
+        known = self._namespaces.get(namespace)
+        if known is None or key in known.keys or not self._is_fresh(known):
+            return False
+        self._asked_at = self._clock()
+        return known.is_complete or key in known.absent
 
     def namespaces_with(self, key: str) -> list[str]:
         """Every namespace known to hold `key`."""
@@ -79,90 +108,145 @@ class Catalog:
 
     async def holds(self, namespace: str, key: str) -> bool:
         """Whether the remote holds a ready entry; raises RemoteUnavailable if nobody can say."""
-        if self.knows(namespace, key):
+        self._asked_at = self._clock()
+        await self._restore()
+        known = self._of(namespace)
+        if key in known.keys:
             return True
-        if not self._is_fresh(namespace):
-            await self.check(namespace)
-        return self.knows(namespace, key)
-
-    async def check(self, namespace: str) -> None:
-        """Bring one namespace up to date, together with everybody who asks meanwhile; raises RemoteUnavailable."""
-        if self._backoff.wait_s > 0:
-            raise RemoteUnavailable(self.trouble or "unreachable", retry_after_s=self._backoff.wait_s)
-        running = self._checks.get(namespace)
-        if running is None:
-            running = self._tasks.start(self._check(namespace), name=f"catalog-{self._remote.name}-{namespace}")
-            self._checks[namespace] = running
-            running.add_done_callback(lambda _: self._checks.pop(namespace, None))
-        await asyncio.shield(running)
-        if self.trouble is not None:
-            raise RemoteUnavailable(self.trouble, retry_after_s=self._backoff.wait_s)
+        if not self._is_fresh(known):
+            await self._together("version", namespace, self._check_version)
+        if not known.is_complete and key not in known.absent:
+            self._start_listing(namespace)
+            self._asked.setdefault(namespace, set()).add(key)
+            await self._together("present", namespace, self._ask_present)
+        return key in known.keys
 
     def forget(self, namespace: str, key: str) -> None:
         """The remote turned out not to hold what we thought."""
-        known = self._namespaces.get(namespace)
-        if known is not None:
-            self._namespaces[namespace] = _Namespace(known.keys - {key}, None, None)
+        known = self._of(namespace)
+        known.keys.discard(key)
+        known.listed = known.checked_at = None
 
     async def discover(self) -> None:
-        """Look at every namespace of the remote; used when a key is asked for without one. Raises RemoteUnavailable."""
-        try:
-            found = await asyncio.wait_for(self._remote.namespaces(), CHECK_LIMIT_S)
-        except (RemoteUnavailable, asyncio.TimeoutError) as error:
-            raise self._note(error) from error
-        await asyncio.gather(*(self.check(namespace) for namespace in found))
+        """List every namespace of the remote; used when a key is asked for without one. Raises RemoteUnavailable."""
+        found = await self._call(self._remote.namespaces(), CHECK_LIMIT_S)
+        await asyncio.gather(*(self.refresh(namespace) for namespace in found))
+
+    async def refresh(self, namespace: str) -> None:
+        """Bring the listing of one namespace up to date, together with everybody who asks meanwhile."""
+        await self._together("version", namespace, self._check_version)
+        if not self._of(namespace).is_complete:
+            await self._together("listing", namespace, self._list)
 
     def use(self, namespace: str) -> None:
         """Keep a picture of `namespace` from now on: some host's compiler has this version."""
         if namespace not in self._namespaces:
-            self._namespaces[namespace] = _Namespace()
+            self._of(namespace)
             self._new.set()
 
     async def keep_fresh(self) -> None:
-        """Look at the namespaces in use, again every `poll_s`, for ever."""
+        """Look at the namespaces in use, again every `poll_s` (seldom while nobody asks), for ever."""
+        await self._restore()
         while True:
-            pause_s = max(self.poll_s, self._backoff.wait_s)
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._new.wait(), pause_s)
-            self._new.clear()
             for namespace in list(self._namespaces):
                 with contextlib.suppress(RemoteUnavailable):
-                    await self.check(namespace)
+                    await self.refresh(namespace)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._new.wait(), self._pause_s())
+            self._new.clear()
 
     def status(self) -> dict[str, object]:
         """Facts for the status page."""
         checked = [known.checked_at for known in self._namespaces.values() if known.checked_at is not None]
         return {
-            "namespaces": len(checked),
+            "namespaces": sum(known.listed is not None for known in self._namespaces.values()),
             "keys": sum(len(known.keys) for known in self._namespaces.values()),
             "age_s": round(self._clock() - min(checked), 3) if checked else None,
         }
 
-    def _is_fresh(self, namespace: str) -> bool:
-        known = self._namespaces.get(namespace)
-        return known is not None and known.checked_at is not None and self._clock() - known.checked_at < self._recheck_s
-
-    async def _check(self, namespace: str) -> None:
-        known = self._namespaces.get(namespace, _Namespace())
-        began = self._clock()
-        try:
-            seen = await asyncio.wait_for(self._look(namespace, known), CHECK_LIMIT_S)
-        except (RemoteUnavailable, asyncio.TimeoutError) as error:
-            self._note(error)
+    async def _restore(self) -> None:
+        """Once: what was listed before the last stop."""
+        if self._is_restored:
             return
+        saved = await self._saved.load(self._remote.name)
+        if not self._is_restored:
+            self._is_restored = True
+            for namespace, (version, keys) in saved.items():
+                self._namespaces[namespace] = _Namespace(keys, listed=version)
+
+    def _of(self, namespace: str) -> _Namespace:
+        return self._namespaces.setdefault(namespace, _Namespace())
+
+    def _is_fresh(self, known: _Namespace) -> bool:
+        return known.checked_at is not None and self._clock() - known.checked_at < self._recheck_s
+
+    def _pause_s(self) -> float:
+        is_idle = self._clock() - self._asked_at > _IDLE_AFTER_S
+        pause_s = self._poll_s * (_IDLE_FACTOR if is_idle else 1)
+        # Hundreds of hosts were started together; they must not ask together for ever.
+        return max(pause_s * (0.8 + 0.4 * random.random()), self._backoff.wait_s)
+
+    async def _together(self, what: str, namespace: str, work: Callable[[str], Awaitable[None]]) -> None:
+        """Run `work` once for everybody who needs it now."""
+        running = self._shared.get((what, namespace))
+        if running is None:
+            running = self._tasks.start(
+                _run(work, namespace), name=f"catalog-{what}-{self._remote.name}-{namespace}", watched=True
+            )
+            self._shared[what, namespace] = running
+            running.add_done_callback(lambda _: self._shared.pop((what, namespace), None))
+        await asyncio.shield(running)
+
+    def _start_listing(self, namespace: str) -> None:
+        if ("listing", namespace) not in self._shared:
+            listing = self._tasks.start(self._list(namespace), name=f"catalog-listing-{namespace}", watched=True)
+            self._shared["listing", namespace] = listing
+            listing.add_done_callback(lambda _: self._shared.pop(("listing", namespace), None))
+
+    async def _check_version(self, namespace: str) -> None:
+        began = self._clock()
+        version = await self._call(self._remote.version(namespace), CHECK_LIMIT_S)
+        known = self._of(namespace)
+        if version != known.current:
+            known.absent.clear()
         # The picture is as old as the moment before we asked.
-        seen.checked_at = began
-        self._namespaces[namespace] = seen
+        known.current, known.checked_at = version, began
+
+    async def _ask_present(self, namespace: str) -> None:
+        await asyncio.sleep(0)  # whoever asks in this turn of the loop is in the same question
+        known, keys = self._of(namespace), self._asked.pop(namespace, set())
+        found = await self._call(self._remote.present(namespace, sorted(keys)), CHECK_LIMIT_S)
+        known.keys |= found
+        known.absent |= keys - found
+
+    async def _list(self, namespace: str) -> None:
+        known = self._of(namespace)
+        version, listed = known.current, set[str]()
+        pages = self._remote.keys(namespace)
+        while True:
+            page = await self._call(anext(pages, None), _PAGE_LIMIT_S)
+            if page is None:
+                break
+            listed.update(page)
+            known.keys |= listed  # usable while it fills
+        known.keys, known.listed = listed, version
+        if version is not None:
+            await self._saved.save(self._remote.name, namespace, version, listed)
+
+    async def _call(self, question: Awaitable[T], limit_s: float) -> T:
+        """Ask the remote, within a limit and not while it is given a rest."""
+        if self._backoff.wait_s > 0:
+            _discard(question)
+            raise RemoteUnavailable(self.trouble or "unreachable", retry_after_s=self._backoff.wait_s)
+        try:
+            answer = await asyncio.wait_for(question, limit_s)
+        except (RemoteUnavailable, asyncio.TimeoutError) as error:
+            raise self._note(error) from error
         if self.trouble is not None:
             log.info("remote %s answers again", self._remote.name)
         self.trouble = None
         self._backoff.succeeded()
-
-    async def _look(self, namespace: str, known: _Namespace) -> _Namespace:
-        version = await self._remote.version(namespace)
-        if known.checked_at is not None and version == known.version:
-            return _Namespace(known.keys, version)
-        return _Namespace(await self._remote.keys(namespace), version)
+        return answer
 
     def _note(self, error: RemoteUnavailable | asyncio.TimeoutError) -> RemoteUnavailable:
         unavailable = error if isinstance(error, RemoteUnavailable) else RemoteUnavailable("timeout")
@@ -172,3 +256,14 @@ class Catalog:
         self._backoff.failed(unavailable.retry_after_s)
         self._metrics.remote_failures.labels(self._remote.name, unavailable.reason).inc()
         return unavailable
+
+
+async def _run(work: Callable[[str], Awaitable[None]], namespace: str) -> None:
+    await work(namespace)
+
+
+def _discard(question: Awaitable[object]) -> None:
+    """A question that is not asked after all must not be reported as forgotten."""
+    close = getattr(question, "close", None)
+    if close is not None:
+        close()

@@ -21,8 +21,10 @@ log = logging.getLogger(__name__)
 
 # Parked for one of these, an entry goes again once the remote is private or allowed to be public.
 _CAUSED_BY_ACCESS = ("public-repo",)
+# Parked for one of these, an entry is tried once more after a start: somebody may have made room since.
+_WORTH_A_TRY_AT_START = ("namespace-full", "repo-full", "too-large", "refused-by-hub")
 _READ_ONLY_RECHECK_S = 300.0
-_PUBLISH_LIMIT_S = 600.0
+_PUBLISH_LIMIT_S = 6 * 3600.0  # a last resort: remotes end what does not move
 
 
 class Pusher:
@@ -87,6 +89,7 @@ class Pusher:
 
     async def run(self) -> None:
         """Push until cancelled; first what an earlier life left."""
+        await self._journal.unpark(self._remote.name, _WORTH_A_TRY_AT_START)
         self.parked = await self._journal.parked(self._remote.name)
         await self._queue_open_items()
         await self._attempt(self._check_access)
@@ -154,7 +157,9 @@ class Pusher:
                 outcomes = await self._publish(wanted)
                 settled = [await self._settle(row, outcome) for row, outcome in zip(wanted, outcomes, strict=True)]
                 if not all(settled):
-                    raise RemoteUnavailable("entries-to-retry")
+                    failed = (outcome for outcome in outcomes if isinstance(outcome, EntryFailed))
+                    why = next(outcome.reason for outcome in failed if not outcome.permanent)
+                    raise RemoteUnavailable(why, "some entries wait for another try")
         except BaseException:
             for item in items:
                 self._batcher.add(item)  # what the journal has closed meanwhile is left out next time

@@ -9,7 +9,7 @@ The catalog and the fetcher build on these three alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -123,11 +123,14 @@ class Remote(Protocol):
     async def access(self) -> Access:
         """Find out, without harm, what we may do."""
 
-    async def version(self, namespace: str) -> Hashable:
-        """A value that changes whenever the namespace's keys may have changed; cheap."""
+    async def version(self, namespace: str) -> str:
+        """A text that changes whenever the namespace's keys may have changed; cheap."""
 
-    async def keys(self, namespace: str) -> frozenset[str]:
-        """Module keys of the ready entries in `namespace`; empty if the remote has no such namespace."""
+    def keys(self, namespace: str) -> AsyncIterator[list[str]]:
+        """Module keys of the entries in `namespace`, page by page, as of the last `version` or later."""
+
+    async def present(self, namespace: str, keys: Sequence[str]) -> frozenset[str]:
+        """Which of `keys` are ready entries, as of the last `version` or later."""
 
     async def namespaces(self) -> list[str]:
         """The compiler versions that the remote holds entries of."""

@@ -13,7 +13,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -65,11 +65,14 @@ class DirectoryRemote:
     async def access(self) -> Access:
         return await self._in_thread(self._access)
 
-    async def version(self, namespace: str) -> Hashable:
-        return await self._in_thread(self._version, namespace)
+    async def version(self, namespace: str) -> str:
+        return repr(await self._in_thread(self._version, namespace))
 
-    async def keys(self, namespace: str) -> frozenset[str]:
-        return await self._in_thread(self._keys, namespace)
+    async def keys(self, namespace: str) -> AsyncIterator[list[str]]:
+        yield sorted(await self._in_thread(self._keys, namespace))
+
+    async def present(self, namespace: str, keys: Sequence[str]) -> frozenset[str]:
+        return await self._in_thread(self._present, namespace, keys)
 
     async def namespaces(self) -> list[str]:
         return await self._in_thread(self._namespaces)
@@ -141,11 +144,19 @@ class DirectoryRemote:
         self._ready[namespace], self._unready[namespace] = known, present - known
         return frozenset(known)
 
+    def _present(self, namespace: str, wanted: Sequence[str]) -> frozenset[str]:
+        self._check_root()
+        return frozenset(key for key in wanted if self._holds(ModuleName(namespace, key)))
+
+    def _holds(self, name: ModuleName) -> bool:
+        folder = self._root / name.namespace / name.key
+        is_inside = fsops.is_folder(folder.parent) and fsops.is_folder(folder)
+        return is_inside and self._is_ready(folder, keys.ready_mark(name.namespace))
+
     def _describe(self, name: ModuleName) -> RemoteEntry | None:
         self._check_root()
         folder = self._root / name.namespace / name.key
-        is_inside = fsops.is_folder(folder.parent) and fsops.is_folder(folder)
-        if not is_inside or not self._is_ready(folder, keys.ready_mark(name.namespace)):
+        if not self._holds(name):
             self._ready.get(name.namespace, set()).discard(name.key)
             return None
         # Read before the listing: a file that comes later is stated later.

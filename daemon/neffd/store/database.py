@@ -44,6 +44,14 @@ _MIGRATIONS = (
     CREATE INDEX deliveries_by_remote ON deliveries (remote, outbox_id);
     CREATE TABLE claims (lock_path TEXT PRIMARY KEY, inode INTEGER NOT NULL, mtime_ns INTEGER NOT NULL) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE listings (
+        remote TEXT NOT NULL, namespace TEXT NOT NULL,
+        version TEXT NOT NULL,          -- the remote's, when it was listed
+        keys TEXT NOT NULL,             -- one a line
+        PRIMARY KEY (remote, namespace)
+    );
+    """,
 )
 
 

@@ -19,6 +19,7 @@ from neffd.remotes.directory import DirectoryRemote
 from neffd.remotes.provenance import Provenance
 from neffd.store.root import PART_SUFFIX
 from tests.harness import entries
+from tests.harness.listing import all_keys
 from tests.unit.remotes.publishing import digests, outgoing
 
 GENERATIONS = pytest.mark.parametrize("namespace", [entries.NAMESPACE, entries.OLD_NAMESPACE])
@@ -59,10 +60,10 @@ async def test_round_trip_without_hard_links(
     monkeypatch.setattr(os, "link", no_links)
     name = entries.module(1, namespace)
     content = entries.files(name, wrapped=True)
-    assert await remote.keys(namespace) == frozenset()
+    assert await all_keys(remote, namespace) == frozenset()
     assert await remote.publish([outgoing(tmp_path / "pin", name, content)]) == [STORED]
     assert await remote.namespaces() == [namespace]
-    assert await remote.keys(namespace) == {name.key}
+    assert await all_keys(remote, namespace) == {name.key}
     assert await _fetch(remote, name, tmp_path / "down") == content
     assert list((shared / ".neffd-staging").iterdir()) == []
 
@@ -115,7 +116,7 @@ async def test_what_the_daemon_pinned_is_gone_or_altered(remote: DirectoryRemote
         EntryFailed("changed-locally"),
         STORED,
     ]
-    assert await remote.keys(NAME.namespace) == {good.name.key}
+    assert await all_keys(remote, NAME.namespace) == {good.name.key}
     assert list((shared / ".neffd-staging").iterdir()) == []
 
 
@@ -145,7 +146,7 @@ async def test_torn_or_altered(
 async def test_unfinished_is_missing(remote: DirectoryRemote, shared: Path, missing: str) -> None:
     folder = entries.write(shared, NAME, entries.files(NAME))
     (folder / missing).unlink()
-    assert await remote.keys(NAME.namespace) == frozenset()
+    assert await all_keys(remote, NAME.namespace) == frozenset()
     assert await remote.describe(NAME) is None
     (folder / "model.neff").write_bytes(b"")
     assert await remote.describe(NAME) is None
@@ -153,10 +154,10 @@ async def test_unfinished_is_missing(remote: DirectoryRemote, shared: Path, miss
 
 async def test_a_key_that_is_ready_no_more(remote: DirectoryRemote, shared: Path) -> None:
     folder = entries.write(shared, NAME, entries.files(NAME))
-    assert await remote.keys(NAME.namespace) == {NAME.key}
+    assert await all_keys(remote, NAME.namespace) == {NAME.key}
     (folder / "model.done").unlink()
     assert await remote.describe(NAME) is None
-    assert await remote.keys(NAME.namespace) == frozenset()
+    assert await all_keys(remote, NAME.namespace) == frozenset()
 
 
 @pytest.mark.parametrize("linked", ["namespace", "entry", "neff"])
@@ -207,14 +208,14 @@ async def test_a_version_becomes_stable_and_a_late_mark_changes_it(
     folder = entries.write(shared, NAME, {file: data for file, data in content.items() if file != "model.done"})
     stamp = folder.parent.stat().st_mtime_ns
     before = await remote.version(NAME.namespace)
-    assert await remote.keys(NAME.namespace) == frozenset()
+    assert await all_keys(remote, NAME.namespace) == frozenset()
     assert await remote.version(NAME.namespace) == before
     (folder / "model.done").touch()
     assert folder.parent.stat().st_mtime_ns == stamp
     assert await remote.version(NAME.namespace) != before
-    assert await remote.keys(NAME.namespace) == {NAME.key}
+    assert await all_keys(remote, NAME.namespace) == {NAME.key}
     settled = await remote.version(NAME.namespace)
-    assert await remote.keys(NAME.namespace) == {NAME.key}
+    assert await all_keys(remote, NAME.namespace) == {NAME.key}
     assert await remote.version(NAME.namespace) == settled
 
 
@@ -224,7 +225,8 @@ async def test_away_says_nothing_about_keys(remote: DirectoryRemote, shared: Pat
     for question in (
         remote.access(),
         remote.version(NAME.namespace),
-        remote.keys(NAME.namespace),
+        all_keys(remote, NAME.namespace),
+        remote.present(NAME.namespace, [NAME.key]),
         remote.namespaces(),
         remote.describe(NAME),
         remote.publish([outgoing(tmp_path / "pin", NAME, entries.files(NAME))]),
@@ -233,7 +235,7 @@ async def test_away_says_nothing_about_keys(remote: DirectoryRemote, shared: Pat
             await question
         assert away.value.reason == "no-directory"
     (tmp_path / "elsewhere").rename(shared)
-    assert await remote.keys(NAME.namespace) == {NAME.key}
+    assert await all_keys(remote, NAME.namespace) == {NAME.key}
 
 
 async def _with_full_disk(monkeypatch: pytest.MonkeyPatch, below: Path) -> None:
@@ -255,7 +257,7 @@ async def test_a_full_remote(
         with pytest.raises(RemoteUnavailable) as full:
             await remote.publish([outgoing(tmp_path / "pin", NAME, entries.files(NAME))])
         assert full.value.reason == "remote-full"
-    assert await remote.keys(NAME.namespace) == frozenset()
+    assert await all_keys(remote, NAME.namespace) == frozenset()
     assert list((shared / ".neffd-staging").iterdir()) == []
     assert await remote.publish([outgoing(tmp_path / "pin", NAME, entries.files(NAME))]) == [STORED]
 

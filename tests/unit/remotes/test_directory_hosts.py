@@ -22,6 +22,7 @@ from neffd.remotes.directory import DirectoryRemote
 from neffd.store import fsops
 from tests.harness import entries
 from tests.harness.daemon import python_path
+from tests.harness.listing import all_keys
 from tests.unit.remotes.publishing import digests, outgoing
 from tests.unit.store.as_user import User, needs_root
 
@@ -103,7 +104,7 @@ async def test_many_hosts_publish_the_same_keys(
         host.stdin.flush()
     looks = 0
     while any(host.poll() is None for host in hosts):
-        for key in await remote.keys(NAME.namespace):
+        for key in await all_keys(remote, NAME.namespace):
             await _fetch(remote, ModuleName(NAME.namespace, key), tmp_path / f"look {looks}")
             looks += 1
         await asyncio.sleep(0)
@@ -129,14 +130,14 @@ async def test_no_key_before_its_mark(
         rename(source, target)
         if target.name == NAME.key:
             reader = DirectoryRemote("reader", shared)
-            seen.append(asyncio.run(reader.keys(NAME.namespace)))
+            seen.append(asyncio.run(all_keys(reader, NAME.namespace)))
             seen.append(asyncio.run(reader.describe(NAME)))
             asyncio.run(reader.close())
 
     monkeypatch.setattr(fsops, "rename_exclusive", look_after)
     assert await remote.publish([outgoing(tmp_path / "pin", NAME, entries.files(NAME))]) == [STORED]
     assert seen == [frozenset(), None]
-    assert await remote.keys(NAME.namespace) == {NAME.key}
+    assert await all_keys(remote, NAME.namespace) == {NAME.key}
 
 
 @pytest.mark.parametrize("namespace", [entries.NAMESPACE, entries.OLD_NAMESPACE])

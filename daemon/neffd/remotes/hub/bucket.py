@@ -15,7 +15,7 @@ import random
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,12 +110,15 @@ class HubBucketRemote:
         found = await self._call(self._uploader, "bucket-access")
         return Access(found["can_write"], found["public"], found["reason"])
 
-    async def version(self, namespace: str) -> Hashable:
+    async def version(self, namespace: str) -> str:
         """A digest of the namespace's listing; `Listings` says what it costs."""
         return (await self._listings.fresh(namespace)).digest
 
-    async def keys(self, namespace: str) -> frozenset[str]:
-        return (await self._listings.latest(namespace)).keys
+    async def keys(self, namespace: str) -> AsyncIterator[list[str]]:
+        yield sorted((await self._listings.latest(namespace)).keys)
+
+    async def present(self, namespace: str, wanted: Sequence[str]) -> frozenset[str]:
+        return (await self._listings.latest(namespace)).keys & frozenset(wanted)  # it was read for the version
 
     async def namespaces(self) -> list[str]:
         found = await self._call(self._lister, "bucket-namespaces")

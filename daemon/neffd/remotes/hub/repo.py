@@ -10,7 +10,7 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -103,17 +103,31 @@ class HubRepoRemote:
             raise RemoteUnavailable(verdict.reason, verdict.detail, verdict.retry_after_s) from error
         return Access(found["can_write"], found["public"], found["reason"])
 
-    async def version(self, namespace: str) -> Hashable:
+    async def version(self, namespace: str) -> str:
         return await self._move_head()
 
-    async def keys(self, namespace: str) -> frozenset[str]:
-        found = frozenset(filter(keys.is_module_key, await self._folders(namespace)))
-        self._fill.listed(namespace, len(found))
-        return found
+    async def keys(self, namespace: str) -> AsyncIterator[list[str]]:
+        count = 0
+        async for folders in self._folders(namespace):
+            page = list(filter(keys.is_module_key, folders))
+            count += len(page)
+            yield page
+        self._fill.listed(namespace, count)
+
+    async def present(self, namespace: str, wanted: Sequence[str]) -> frozenset[str]:
+        mark = keys.ready_mark(namespace)
+        paths = [f"{namespace}/{key}/{file}" for key in wanted for file in {mark, xla.NEFF}]
+        found = await self._lookups.files(paths, self._head or await self._move_head())
+        return frozenset(
+            key
+            for key in wanted
+            if f"{namespace}/{key}/{mark}" in found
+            and found.get(f"{namespace}/{key}/{xla.NEFF}", _NOTHING).size_bytes > 0
+        )
 
     async def namespaces(self) -> list[str]:
         await self._move_head()
-        return sorted(filter(keys.is_namespace, await self._folders("")))
+        return sorted([name async for page in self._folders("") for name in page if keys.is_namespace(name)])
 
     async def describe(self, name: ModuleName) -> RemoteEntry | None:
         revision = self._head or await self._move_head()
@@ -157,16 +171,15 @@ class HubRepoRemote:
         await self._client.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _folders(self, path: str) -> list[str]:
-        found = []
+    async def _folders(self, path: str) -> AsyncIterator[list[str]]:
+        """Names of the folders in `path`, page by page; none if there is no such path."""
         try:
             async for page in self._client.tree(path, self._head or await self._move_head()):
-                found += [item["path"].rpartition("/")[2] for item in page if item.get("type") == "directory"]
+                yield [item["path"].rpartition("/")[2] for item in page if item.get("type") == "directory"]
         except NotThere:
-            return []
+            return
         except (KeyError, AttributeError):
             raise RemoteUnavailable("bad-answer", "a listing's item has no path") from None
-        return found
 
     async def _look_up(self, paths: list[str], revision: str) -> dict[str, RemoteFile]:
         try:

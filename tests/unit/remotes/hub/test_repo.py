@@ -15,6 +15,7 @@ from neffd.remotes.hub.repo import HubRepoRemote
 from neffd.remotes.hub.tokens import TokenSource
 from neffd.store.root import PART_SUFFIX
 from tests.harness import entries
+from tests.harness.listing import all_keys
 from tests.hub import HubServer
 from tests.unit.clock import Clock
 from tests.unit.remotes.hub.conftest import REPO
@@ -48,7 +49,7 @@ def seed(hub: HubServer) -> None:
 
 
 async def test_a_namespace_that_is_not_there_is_empty(remote: HubRepoRemote) -> None:
-    assert await remote.keys("neuronxcc-9.9.9+none") == frozenset()
+    assert await all_keys(remote, "neuronxcc-9.9.9+none") == frozenset()
     assert await remote.namespaces() == []
     assert await remote.describe(NAME) is None
 
@@ -58,8 +59,8 @@ async def test_a_history_that_was_rewritten_is_no_empty_namespace(remote: HubRep
     await remote.version(NAME.namespace)
     hub.add_fault("GET .*/tree/", status=404, code="RevisionNotFound")
     with pytest.raises(RemoteUnavailable, match="revision-gone"):
-        await remote.keys(NAME.namespace)
-    assert await remote.keys(NAME.namespace) == {NAME.key}
+        await all_keys(remote, NAME.namespace)
+    assert await all_keys(remote, NAME.namespace) == {NAME.key}
 
 
 async def test_a_repo_without_a_branch_is_unavailable(remote: HubRepoRemote, hub: HubServer) -> None:

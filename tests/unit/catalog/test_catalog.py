@@ -1,0 +1,156 @@
+"""What a catalog asks of a real remote on a local Hub, counted in requests."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from neffd.catalog.catalog import Catalog
+from neffd.catalog.saved import SavedListings
+from neffd.metrics import Metrics
+from neffd.remotes.base import RemoteUnavailable
+from neffd.remotes.hub.repo import HubRepoRemote
+from neffd.remotes.hub.tokens import TokenSource
+from neffd.store.database import Database
+from neffd.tasks import Tasks
+from tests.harness import entries
+from tests.hub import HubServer
+from tests.unit.waiting import until
+
+REPO = "alice/cache"
+NAMESPACE = entries.NAMESPACE
+HEAD = "HEAD /{namespace}/{name}/resolve/{revision}/{path}"
+
+
+@pytest.fixture
+async def hub(tmp_path: Path) -> AsyncIterator[HubServer]:
+    async with HubServer(tmp_path / "hub") as server:
+        server.seed_files(REPO, entry(1))
+        yield server
+
+
+@asynccontextmanager
+async def catalog_of(hub: HubServer, folder: Path, recheck_s: float = 60.0) -> AsyncIterator[Catalog]:
+    """A catalog of the repo, as a daemon with its state in `folder` has it."""
+    database = Database(folder / "state")
+    tasks, tokens = Tasks(), TokenSource(anonymous=True)
+    remote = HubRepoRemote("hub", hub.endpoint, REPO, tokens, folder / "hub-home")
+    saved = SavedListings(database)
+    catalog = Catalog(remote, tasks, Metrics(), saved, poll_s=3600, clock=time.monotonic, recheck_s=recheck_s)
+    tasks.start(catalog.keep_fresh(), name="keep-fresh")
+    try:
+        yield catalog
+    finally:
+        await tasks.stop(5)
+        await remote.close()
+        await asyncio.to_thread(database.close)
+
+
+def key(number: int) -> str:
+    return entries.module(number).key
+
+
+def entry(*numbers: int) -> dict[str, bytes]:
+    """Paths and contents of entries in the repo, small enough for thousands."""
+    return {
+        f"{entries.module(number)}/{file}": data
+        for number in numbers
+        for file, data in {"model.neff": b"\0neff", "model.done": b""}.items()
+    }
+
+
+def requests(hub: HubServer, *but: str) -> dict[str, int]:
+    """Requests since the last reset, by route."""
+    counted: dict[str, int] = hub.counters()["requests"]
+    return {route: count for route, count in counted.items() if route not in but}
+
+
+async def test_unknown_keys_cost_nothing_while_the_head_stands_still(hub: HubServer, tmp_path: Path) -> None:
+    async with catalog_of(hub, tmp_path, recheck_s=0.0) as catalog:
+        await catalog.refresh(NAMESPACE)
+        hub.reset_counters()
+        for number in range(100, 110):
+            assert not await catalog.holds(NAMESPACE, key(number))
+        assert set(requests(hub)) == {HEAD}
+
+
+async def test_many_askers_of_many_unknown_keys_share_their_questions(hub: HubServer, tmp_path: Path) -> None:
+    async with catalog_of(hub, tmp_path) as catalog:
+        await catalog.refresh(NAMESPACE)
+        for is_moved in (False, True):
+            if is_moved:
+                hub.seed_files(REPO, entry(2))
+                catalog.forget(NAMESPACE, key(99))  # what a rank noticed: the picture may be old
+            hub.reset_counters()
+            asked = [catalog.holds(NAMESPACE, key(number)) for number in range(2, 102) for _ in range(32)]
+            answers = await asyncio.gather(*asked)
+            assert sum(answers) == (32 if is_moved else 0)
+            await catalog.refresh(NAMESPACE)
+            assert sum(requests(hub).values()) <= 3 + 2
+
+
+async def test_another_hosts_entry_is_seen_at_the_next_miss(hub: HubServer, tmp_path: Path) -> None:
+    async with catalog_of(hub, tmp_path, recheck_s=0.0) as catalog:
+        for number in range(2, 6):
+            assert not await catalog.holds(NAMESPACE, key(number))
+            hub.seed_files(REPO, entry(number))
+            assert await catalog.holds(NAMESPACE, key(number))
+        assert catalog.namespaces_with(key(5)) == [NAMESPACE]
+
+
+async def test_a_mark_without_a_neff_is_no_entry(hub: HubServer, tmp_path: Path) -> None:
+    half = entries.module(7)
+    hub.seed_files(REPO, {f"{half}/model.done": b"", f"{half}/model.hlo_module.pb": b"x"})
+    async with catalog_of(hub, tmp_path) as catalog:
+        await catalog._check_version(NAMESPACE)
+        assert await catalog._remote.present(NAMESPACE, [half.key, key(1)]) == {key(1)}
+
+
+async def test_a_restart_costs_one_look_at_the_head(hub: HubServer, tmp_path: Path) -> None:
+    hub.seed_files(REPO, entry(*range(2, 30)))
+    async with catalog_of(hub, tmp_path) as catalog:
+        await catalog.refresh(NAMESPACE)
+    hub.reset_counters()
+    async with catalog_of(hub, tmp_path) as catalog:
+        assert not await catalog.holds(NAMESPACE, key(500))
+        assert catalog.knows(NAMESPACE, key(29))
+        assert set(requests(hub)) == {HEAD}
+
+
+@pytest.mark.timeout(120)
+async def test_ten_thousand_keys_are_usable_while_they_are_listed(hub: HubServer, tmp_path: Path) -> None:
+    hub.seed_files(REPO, entry(*range(10_000)))
+    first, last = key(0), key(9_999)
+    hub.add_fault(r"GET .*/tree/.*cursor=", kind="stall")
+    async with catalog_of(hub, tmp_path) as catalog:
+        catalog.use(NAMESPACE)
+        await until(lambda: catalog.knows(NAMESPACE, first), "the first page")
+        assert not catalog.knows(NAMESPACE, last), "the listing is not complete"
+        assert await catalog.holds(NAMESPACE, last), "asked for itself meanwhile"
+        assert not await catalog.holds(NAMESPACE, key(10_001))
+        hub.clear_faults()
+        await until(lambda: catalog.status()["namespaces"] == 1, "the last page")
+        assert catalog.status()["keys"] == 10_000
+        hub.reset_counters()
+        assert not await catalog.holds(NAMESPACE, key(10_002))
+        assert requests(hub) == {}
+
+
+async def test_a_remote_that_is_away_is_given_a_rest_and_asked_again(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_fault("HEAD ", status=503, headers={"Retry-After": "0"}, times=1)
+    async with catalog_of(hub, tmp_path) as catalog:
+        with pytest.raises(RemoteUnavailable) as away:
+            await catalog.holds(NAMESPACE, key(1))
+        assert away.value.reason == catalog.trouble == "server-error"
+        asked = sum(requests(hub).values())
+        with pytest.raises(RemoteUnavailable):
+            await catalog.holds(NAMESPACE, key(1))
+        assert sum(requests(hub).values()) == asked, "not asked again at once"
+        await until(lambda: catalog._backoff.wait_s == 0, "the end of the rest")
+        assert await catalog.holds(NAMESPACE, key(1))
+        assert catalog.trouble is None
