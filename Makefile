@@ -5,11 +5,13 @@ PYTHON ?= python3
 # Relative, so that the path of the checkout may hold spaces.
 BIN := .venv/bin
 REMOTE ?= hub
+# The tests wait for other processes more than they compute.
+JOBS ?= 3
 # An activated environment, or Python's own variables, must not leak into ours.
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test interop lint bench clean
+.PHONY: help venv demo test matrix soak lint bench interop clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -26,7 +28,13 @@ demo: .venv/installed ## two hosts share compiled graphs; REMOTE=hub or director
 	$(BIN)/python -m tests.demo --remote $(REMOTE)
 
 test: .venv/installed ## run the tests; ARGS are passed on to pytest
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+matrix: .venv/installed ## every cell of the Hub's fault matrix
+	$(BIN)/python -m pytest tests/matrix --every-cell $(ARGS)
+
+soak: .venv/installed ## mixed work against a faulty Hub for SOAK_S seconds (default 3600)
+	$(BIN)/python -m tests.soak
 
 # optimum-neuron wants Python 3.10 or 3.11: make interop INTEROP_PYTHON=python3.11
 INTEROP_PYTHON ?= $(PYTHON)

@@ -6,6 +6,7 @@ Shared by the client and the daemon, so that both read a path in the same way. F
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import NamedTuple
 
@@ -55,6 +56,7 @@ def parse_module_name(text: str) -> ModuleName:
     return ModuleName(namespace, key)
 
 
+@functools.lru_cache(maxsize=256)
 def ready_mark(namespace: str) -> str:
     """File whose presence makes an entry of this compiler version ready (contract, section 1.1)."""
     version = compiler_version(namespace)

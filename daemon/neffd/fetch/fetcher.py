@@ -231,26 +231,31 @@ class Fetcher:
         """Download, verify, place; what was staged is gone afterwards, unless a lock keeps it waiting."""
         flight.total_bytes = entry.size_bytes
         staged = await self._in_worker(self._root.new_folder, "fetch")
-        keep = False
         try:
             digests = await self._download(flight, source.remote, entry, staged)
-            for oddity in await self._in_worker(verify.check, entry, staged, digests):
-                self._metrics.suspicious.labels(oddity).inc()
-            points.reached("entry-staged")
-            await self._in_worker(self._note_origin, entry, staged, digests, source.remote.name)
-            points.reached("index-written")
-            waiting = _Waiting(staged, source.remote.name, entry.size_bytes)
-            placement = await self._in_worker(self._place, flight.name, staged, bool(flight.holders))
-            if placement is Placement.LOCKED:
-                keep = True
-                self._waiting[flight.name] = waiting
-                self.nudge()  # from now on there is something to look at now and then
-                return Answer(False, "locked")
-            self._count(placement, waiting)
-            return Answer(True, source=source.remote.name if placement is Placement.PLACED else "local")
-        finally:
-            if not keep:
-                await self._in_worker(fsops.remove_tree, staged)
+            placement, oddities = await self._in_worker(self._land, flight, entry, staged, digests, source.remote.name)
+        except BaseException:
+            await self._in_worker(fsops.remove_tree, staged)
+            raise
+        for oddity in oddities:
+            self._metrics.suspicious.labels(oddity).inc()
+        waiting = _Waiting(staged, source.remote.name, entry.size_bytes)
+        if placement is Placement.LOCKED:
+            self._waiting[flight.name] = waiting
+            self.nudge()  # from now on there is something to look at now and then
+            return Answer(False, "locked")
+        self._count(placement, waiting)
+        return Answer(True, source=source.remote.name if placement is Placement.PLACED else "local")
+
+    def _land(
+        self, flight: Flight, entry: RemoteEntry, staged: Path, digests: Mapping[str, FileDigest], remote: str
+    ) -> tuple[Placement, list[str]]:
+        """Verify, note where it comes from, place: on a worker thread, in one go. Also returns what looked odd."""
+        oddities = verify.check(entry, staged, digests)
+        points.reached("entry-staged")
+        self._note_origin(entry, staged, digests, remote)
+        points.reached("index-written")
+        return self._place(entry.name, staged, bool(flight.holders)), oddities
 
     async def _download(
         self, flight: Flight, remote: Remote, entry: RemoteEntry, staged: Path

@@ -78,6 +78,7 @@ class Session(asyncio.Protocol):
         self._resolver: Resolver | None = None
         self._reason: str | None = "no-greeting"
         self._greeted = False
+        self._together: list[bytes] | None = None
         self.uid = -1
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -94,13 +95,17 @@ class Session(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        while (end := self._buffer.find(b"\n")) >= 0:
-            line = bytes(self._buffer[: end + 1])
-            del self._buffer[: end + 1]
-            if not self._line(line):
-                return
-        if len(self._buffer) > protocol.MAX_LINE_BYTES:
-            self._hang_up("line too long")
+        self._together = []
+        try:
+            while (end := self._buffer.find(b"\n")) >= 0:
+                line = bytes(self._buffer[: end + 1])
+                del self._buffer[: end + 1]
+                if not self._line(line):
+                    return
+            if len(self._buffer) > protocol.MAX_LINE_BYTES:
+                self._hang_up("line too long")
+        finally:
+            self._send_together()
 
     def _line(self, line: bytes) -> bool:
         """Serve one line; false once the connection is given up."""
@@ -258,11 +263,23 @@ class Session(asyncio.Protocol):
             line = protocol.encode(message)
         except ProtocolError as error:
             return self._error(message.get("id"), BadRequest("too-many", str(error)))
-        self._transport.write(line)
+        if self._together is not None:
+            self._together.append(line)
+        else:
+            self._write(line)
+        return None
+
+    def _send_together(self) -> None:
+        """What one piece of input was answered with, as one write: a system call is most of a short answer's cost."""
+        lines, self._together = self._together, None
+        if lines and not self._transport.is_closing():
+            self._write(b"".join(lines))
+
+    def _write(self, lines: bytes) -> None:
+        self._transport.write(lines)
         if self._transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
             log.info("a client of uid %d does not read its answers", self.uid)
             self._transport.abort()
-        return None
 
     def _error(self, number: Any, error: BadRequest) -> None:
         shown = number if type(number) is int else None
@@ -270,6 +287,7 @@ class Session(asyncio.Protocol):
 
     def _hang_up(self, why: str) -> None:
         self._error(None, BadRequest("bad-request", why))
+        self._send_together()
         self._transport.close()
 
 

@@ -34,23 +34,15 @@ class IncomingFile:
         self._writer: FileIO | None = None
         self._is_closed = False
 
-    def write(self, piece: bytes) -> None:
-        """Take the next piece; raises EntryRefused if there is more than the Hub stated, and OSError."""
+    def write(self, *pieces: bytes) -> None:
+        """Take the next pieces; raises EntryRefused if there is more than the Hub stated, and OSError."""
         with self._lock:
-            if self._is_closed:
-                return
-            self._size_bytes += len(piece)
-            if self._size_bytes > self._expected.size_bytes:
-                raise EntryRefused("size-mismatch", f"{self._expected.name} is longer than stated")
-            self._sha256.update(piece)
-            if self._expected.sha256 is None:
-                self._git_sha1.update(piece)
-            writer, view = self._opened(), memoryview(piece)
-            while view:
-                view = view[writer.write(view) :]
+            for piece in () if self._is_closed else pieces:
+                self._write(piece)
 
-    def finish(self) -> FileDigest:
-        """Sync and check; raises EntryRefused where the content is not what the Hub states."""
+    def finish(self, *pieces: bytes) -> FileDigest:
+        """Take the last pieces, sync and check; raises EntryRefused where the content is not what the Hub states."""
+        self.write(*pieces)
         with self._lock:
             os.fsync(self._opened().fileno())
         expected, sha256 = self._expected, self._sha256.hexdigest()
@@ -70,6 +62,17 @@ class IncomingFile:
             self._is_closed = True
             if self._writer is not None:
                 self._writer.close()
+
+    def _write(self, piece: bytes) -> None:
+        self._size_bytes += len(piece)
+        if self._size_bytes > self._expected.size_bytes:
+            raise EntryRefused("size-mismatch", f"{self._expected.name} is longer than stated")
+        self._sha256.update(piece)
+        if self._expected.sha256 is None:
+            self._git_sha1.update(piece)
+        writer, view = self._opened(), memoryview(piece)
+        while view:
+            view = view[writer.write(view) :]
 
     def _opened(self) -> FileIO:
         if self._is_closed:

@@ -198,10 +198,16 @@ class HubRepoRemote:
         async with self._files_under_way:
             try:
                 async with self._client.open_file(entry.revision, f"{entry.name}/{file.name}") as content:
-                    async for piece in content.iter_chunked(_PIECE_BYTES):
-                        await self._in_thread(incoming.write, piece)
+                    # Gathered, since handing a piece to a thread costs more than writing a small one.
+                    held, held_bytes = list[bytes](), 0
+                    async for piece in content.iter_any():
                         progress(len(piece))
-                return await self._in_thread(incoming.finish)
+                        held.append(piece)
+                        held_bytes += len(piece)
+                        if held_bytes >= _PIECE_BYTES:
+                            await self._in_thread(incoming.write, *held)
+                            held, held_bytes = [], 0
+                return await self._in_thread(incoming.finish, *held)
             except NotThere:
                 raise RemoteUnavailable("revision-gone", f"{file.name} went away") from None
 
