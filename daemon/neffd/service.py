@@ -22,7 +22,7 @@ from neffd.metrics import Metrics
 from neffd.notify import Notifier
 from neffd.publish.batch import Item, Limits
 from neffd.publish.collect import Audience, Collector
-from neffd.publish.journal import Journal
+from neffd.publish.journal import Journal, Parked
 from neffd.publish.push import Pusher
 from neffd.publish.take import Trust
 from neffd.remotes.base import RemoteUnavailable
@@ -34,7 +34,7 @@ from neffd.serve.status import Problems, counters
 from neffd.store.database import Database
 from neffd.store.index import Index
 from neffd.store.root import CacheRoot
-from neffd.store.staging import clean_staging
+from neffd.store.staging import clean_staging, own_staging
 from neffd.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,8 @@ class Service:
         self._roots: list[ManagedRoot] = []
         self._remotes: list[ManagedRemote] = []
         self._sources: list[Source] = []
-        self._orphans: set[str] = set()
+        self._orphans: dict[str, list[ModuleName]] = {}
+        self._staging_locks: list[int] = []
         self._listener = Listener(config.socket, config.socket_mode, config.socket_group)
         self._http = HttpServer(self, self.metrics)
         self.http_address: str | None = None
@@ -93,19 +94,25 @@ class Service:
         for lock in await self._in_worker(index.clear_claims):
             log.info("removed our own left-over lock %s", lock)
         roots = [await self._in_worker(CacheRoot, path) for path in self._config.cache_dirs]
+        self._staging_locks = [await self._in_worker(own_staging, root) for root in roots]
         pinned = await self._in_worker(self._journal.folders_blocking)
         for root in roots:
             await self._in_worker(clean_staging, root, pinned)
         self._open_remotes()
         self._roots = [self._manage(root, index) for root in roots]
-        self._orphans = await self._journal.remotes() - {managed.remote.name for managed in self._remotes}
-        for orphan in sorted(self._orphans):
-            log.warning("the journal holds entries for %r, which is not configured", orphan)
+        self._orphans = await self._find_orphans()
+        for remote, names in self._orphans.items():
+            log.warning(
+                "%d entries wait for remote %r, which is not configured as read-write; they stay until one is",
+                len(names),
+                remote,
+            )
         await self._listener.start(lambda: Session(self))
         if self._config.http is not None:
             self.http_address = str(await self._http.start(self._config.http.host, self._config.http.port))
         self._start_tasks()
-        log.info("neffd %s serves %s on %s", __version__, [str(root.path) for root in roots], self._config.socket)
+        served, remotes = [str(root.path) for root in roots], [managed.remote.name for managed in self._remotes]
+        log.info("neffd %s serves %s on %s, remotes %s", __version__, served, self._config.socket, remotes)
 
     def _open_remotes(self) -> None:
         for config in self._config.remotes:
@@ -128,6 +135,7 @@ class Service:
             Limits(upload.quiet_s, upload.max_delay_s, upload.max_bytes, upload.max_files),
             allow_public=config.allow_public,
             existing=upload.existing,
+            is_refused=lambda name: any(root.fetcher.is_refused(remote.name, name) for root in self._roots),
             clock=self._clock,
         )
         return ManagedRemote(config, remote, catalog, pusher)
@@ -204,8 +212,12 @@ class Service:
             await remote.remote.close()
         self._workers.shutdown(wait=False, cancel_futures=True)
         self._database.close()
+        for lock in self._staging_locks:
+            os.close(lock)
         left = sum(remote.pusher.waiting for remote in self._remotes if remote.pusher)
-        log.info("stopped; %d deliveries wait in the journal for the next start", left)
+        left += sum(map(len, self._orphans.values()))
+        if self._roots:  # else the start itself failed, and says why
+            log.info("stopped; %d deliveries wait in the journal for the next start", left)
 
     def _is_busy(self) -> bool:
         pushing = any(remote.pusher is not None and remote.pusher.is_busy for remote in self._remotes)
@@ -304,12 +316,20 @@ class Service:
                 if remote.pusher is not None and (is_settled or self._clock() > settled_by):
                     remote.pusher.flush()
             await asyncio.sleep(_FLUSH_LOOK_S)
-        return self._pending(), [
-            {"name": str(kept.name), "remote": kept.remote, "reason": kept.reason}
-            for remote in self._remotes
-            if remote.pusher is not None
-            for kept in remote.pusher.parked.values()
+        parked = [kept for remote in self._remotes if remote.pusher for kept in remote.pusher.parked.values()]
+        parked += [
+            Parked(name, remote, "remote-not-configured") for remote, names in self._orphans.items() for name in names
         ]
+        return self._pending(), [
+            {"name": str(kept.name), "remote": kept.remote, "reason": kept.reason} for kept in parked
+        ]
+
+    async def _find_orphans(self) -> dict[str, list[ModuleName]]:
+        """What the journal holds for remotes that nothing is pushed to: renamed, removed, or read-only now."""
+        pushed = {managed.remote.name for managed in self._remotes if managed.pusher is not None}
+        return {
+            remote: await self._journal.names_for(remote) for remote in sorted(await self._journal.remotes() - pushed)
+        }
 
     def _pending(self) -> int:
         waiting = sum(remote.pusher.waiting for remote in self._remotes if remote.pusher is not None)
@@ -326,7 +346,7 @@ class Service:
             "state": "stopping" if self._stop.is_set() else "running",
             "cache_dirs": [managed.status() for managed in self._roots],
             "remotes": [remote.status() for remote in self._remotes],
-            "orphaned_remotes": sorted(self._orphans),
+            "orphaned": [{"remote": remote, "waiting": len(names)} for remote, names in self._orphans.items()],
             "fetching": [
                 {
                     "name": str(flight.name),

@@ -17,7 +17,7 @@ NAME = entries.module(1)
 
 def _staged(host: Daemon) -> list[Path]:
     staging = Path(host.status()["cache_dirs"][0]["staging"])
-    return [path for path in staging.rglob("*") if path.is_file()]
+    return [path for path in staging.rglob("*") if path.is_file() and path.name != "neffd.lock"]
 
 
 def _ask(host: Daemon) -> tuple[str, str]:

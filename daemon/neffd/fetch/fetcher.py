@@ -136,7 +136,7 @@ class Fetcher:
         else:
             if placement is Placement.LOCKED:
                 return
-            self._count(placement, waiting)
+            self._count(name, placement, waiting)
         self._waiting.pop(name, None)
 
     async def _fly(self, flight: Flight) -> None:
@@ -199,7 +199,7 @@ class Fetcher:
 
     async def _ask(self, source: Source, name: ModuleName) -> str:
         """`_PRESENT` or `_ABSENT`, or why nobody can say."""
-        if self._is_refused(source.remote.name, name):
+        if self.is_refused(source.remote.name, name):
             return "refused"
         try:
             return _PRESENT if await source.catalog.holds(*name) else _ABSENT
@@ -244,7 +244,7 @@ class Fetcher:
             self._waiting[flight.name] = waiting
             self.nudge()  # from now on there is something to look at now and then
             return Answer(False, "locked")
-        self._count(placement, waiting)
+        self._count(flight.name, placement, waiting)
         return Answer(True, source=source.remote.name if placement is Placement.PLACED else "local")
 
     def _land(
@@ -294,13 +294,15 @@ class Fetcher:
             fsops.remove_tree(staged)
         return placement
 
-    def _count(self, placement: Placement, entry: _Waiting) -> None:
+    def _count(self, name: ModuleName, placement: Placement, entry: _Waiting) -> None:
+        log.info("%s from %s: %s, %d bytes", name, entry.source, placement.value, entry.size_bytes)
         if placement is Placement.PLACED:
             self._on_healed("disk")
             self._metrics.fetched_entries.labels(entry.source).inc()
             self._metrics.fetched_bytes.labels(entry.source).inc(entry.size_bytes)
 
-    def _is_refused(self, remote: str, name: ModuleName) -> bool:
+    def is_refused(self, remote: str, name: ModuleName) -> bool:
+        """Whether that remote's copy failed verification lately."""
         until = self._refused.get((remote, name))
         if until is None:
             return False

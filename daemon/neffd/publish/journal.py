@@ -186,6 +186,13 @@ class Journal:
             lambda connection: {remote for (remote,) in connection.execute("SELECT DISTINCT remote FROM deliveries")}
         )
 
+    async def names_for(self, remote: str) -> list[ModuleName]:
+        """Every entry that is meant for `remote`, parked or not."""
+        query = "SELECT namespace, key FROM outbox JOIN deliveries ON outbox_id = id WHERE remote = ? ORDER BY id"
+        return await self._database.run(
+            lambda connection: [ModuleName(*row) for row in connection.execute(query, (remote,))]
+        )
+
     def folders_blocking(self) -> set[Path]:
         """Folders of pinned files that rows refer to."""
         return self._database.run_blocking(

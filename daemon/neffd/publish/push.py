@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 
+from neff.keys import ModuleName
 from neffd import points
 from neffd.metrics import Metrics
 from neffd.publish.batch import Batcher, Item, Limits
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 # Parked for one of these, an entry goes again once the remote is private or allowed to be public.
 _CAUSED_BY_ACCESS = ("public-repo",)
 # Parked for one of these, an entry is tried once more after a start: somebody may have made room since.
-_WORTH_A_TRY_AT_START = ("namespace-full", "repo-full", "too-large", "refused-by-hub")
+_WORTH_A_TRY_AT_START = ("namespace-full", "repo-full", "too-large", "refused-by-hub", "refused-copy-there")
 _READ_ONLY_RECHECK_S = 300.0
 _PUBLISH_LIMIT_S = 6 * 3600.0  # a last resort: remotes end what does not move
 
@@ -33,6 +34,7 @@ class Pusher:
     Args:
         allow_public: whether a remote that anybody can read may receive entries.
         existing: what to do with entries from before the first start: `never`, `private-only` or `always`.
+        is_refused: whether the remote's copy of an entry failed our own verification.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Pusher:
         *,
         allow_public: bool,
         existing: str,
+        is_refused: Callable[[ModuleName], bool] = lambda name: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._remote = remote
@@ -52,6 +55,7 @@ class Pusher:
         self._batcher = Batcher(limits, clock)
         self._allow_public = allow_public
         self._existing = existing
+        self._is_refused = is_refused
         self._backoff = Backoff(1.0, 60.0, clock)
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -187,6 +191,10 @@ class Pusher:
             if outcome.permanent:
                 await self._park(row, outcome.reason)
             return outcome.permanent
+        if outcome is PublishResult.ALREADY_THERE and self._is_refused(row.entry.name):
+            # Closing the row would leave everybody with a copy that nobody can use.
+            await self._park(row, "refused-copy-there")
+            return True
         points.reached("after-confirmation")
         await self._journal.close(row.item, remote)
         if outcome is PublishResult.STORED:

@@ -81,7 +81,7 @@ class Database:
             raise NeffdError(
                 "already-running",
                 f"another neffd uses the state directory {state_dir}",
-                "stop it, or give this one a state_dir of its own",
+                "stop it; a second daemon needs its own state_dir, socket, http and cache_dirs",
             ) from None
         self._waiting: deque[tuple[Callable[[sqlite3.Connection], Any], Future[Any]]] = deque()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="neffd-db")

@@ -1,12 +1,34 @@
-"""Clearing what an earlier life of the daemon left in the staging folder."""
+"""The staging folder at the start: it becomes ours alone, and what an earlier life left in it is cleared."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Collection
 from pathlib import Path
 
+from neffd.errors import NeffdError
 from neffd.store import fsops
 from neffd.store.root import CacheRoot
+
+
+def own_staging(root: CacheRoot) -> int:
+    """Lock the staging folder for the life of this process; returns the file descriptor that holds the lock.
+
+    A second daemon on the cache directory, with a journal of its own, would take what we have pinned for left-overs.
+    Raises NeffdError if there is one.
+    """
+    fd = os.open(root.staging / "neffd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise NeffdError(
+            "already-running",
+            f"another neffd serves the cache directory {root.path}",
+            "stop it, or give this one other cache_dirs",
+        ) from None
+    return fd
 
 
 def clean_staging(root: CacheRoot, pinned: Collection[Path]) -> None:

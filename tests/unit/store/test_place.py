@@ -34,11 +34,11 @@ def test_b_the_asker_holds_the_lock(placer: Placer, root: CacheRoot, index: Inde
     folder = entries.write(root.path, NAME, {"model.hlo_module.pb": b"its own"})
     lock = folder / xla.LOCK
     lock.touch()
-    its_lock = lock.stat()
+    its_lock = _identity(lock)
     staged = stage(root, entries.files(NAME))
     assert placer.place(NAME, staged, asker_holds_lock=True) is Placement.PLACED
     assert entries.read(root.path, NAME) == {**_with_own_input(NAME), xla.LOCK: b""}
-    assert lock.stat() == its_lock
+    assert _identity(lock) == its_lock
     assert index.clear_claims() == []
 
 
@@ -145,3 +145,8 @@ def _facts(folder: Path) -> dict[str, tuple[int, int, int, int]]:
 
 def _staged_files(root: CacheRoot) -> list[Path]:
     return [path for path in root.staging.rglob("*") if path.is_file()]
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    facts = path.stat()
+    return facts.st_ino, facts.st_mtime_ns
