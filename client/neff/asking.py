@@ -21,6 +21,13 @@ from neff.waits import Waits
 
 # Reasons of a miss that somebody can do something about; the others are everyday life.
 _WORTH_SAYING = frozenset({"remote-unavailable", "refused", "cannot-share", "disk", "other-cache-dir", "no-cache-dir"})
+# What keeps a daemon from serving as asked, and what that means for this process.
+_CANNOT_SERVE = {
+    "other-cache-dir": "this process's cache directory {root} is none that the daemon at {path} manages; "
+    "its graphs are compiled and not shared: add it to cache_dirs",
+    "repo-not-configured": "the daemon at {path} does not use the Hub repo that this environment names; "
+    "everything else works",
+}
 _LOCKED = "locked"
 _STOPPING = "stopping"
 _GAVE_UP = "gave-up"
@@ -179,5 +186,6 @@ class Asker:
             self._contact_lock.release()
         self._open.add(connection)
         if connection.reason is not None:
-            self._notices.say(connection.reason, f"the daemon at {connection.path} cannot serve as asked")
+            text = _CANNOT_SERVE.get(connection.reason, "the daemon at {path} cannot serve as asked")
+            self._notices.say(connection.reason, text.format(path=connection.path, root=hello["root"]))
         return connection

@@ -61,11 +61,11 @@ def connect(candidates: Sequence[str], greeting: Message, waits: Waits, limit_s:
 
 
 def _unreachable(failures: list[tuple[str, OSError]]) -> UnreachableError:
-    tried = "; ".join(f"{path}: {error.strerror or error}" for path, error in failures)
     for path, error in failures:
         if isinstance(error, PermissionError):
-            return UnreachableError("no-permission", f"no permission to talk to the daemon at {path} (tried {tried})")
-    return UnreachableError("no-daemon", f"no daemon answers at {failures[0][0]} (tried {tried})")
+            return UnreachableError("no-permission", f"no permission to talk to the daemon at {path}")
+    tried = " or ".join(f"{path} ({error.strerror or error})" for path, error in failures)
+    return UnreachableError("no-daemon", f"no daemon answers at {tried}")
 
 
 class Connection:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Iterator
 
 from neff import exitcodes
-from neff.commands.session import ANSWER_S, WAITS, number, objects, session, texts
-from neff.errors import LostError, SilentError
+from neff.commands.session import ANSWER_S, WAITS, fields, number, objects, session, status_of, texts
+from neff.connection import Connection
+from neff.errors import DaemonError, LostError, SilentError
 from neff.patience import SilencePatience
 from neff.protocol import Message
 
@@ -37,19 +39,34 @@ def run(args: argparse.Namespace) -> int:
         except SilentError:
             print("still waiting for upload: the daemon did not finish in time, and does not say how much is left")
             return exitcodes.PENDING
-        if number(last.get("pending")) is None:
+        pending = number(last.get("pending"))
+        if pending is None:
             raise LostError("garbage", f"the daemon at {connection.path} did not say what is left")
-    return _report(last)
+        where = list(_where(connection)) if pending else []
+    return _report(last, pending, where)
 
 
-def _report(answer: Message) -> int:
-    pending = number(answer.get("pending")) or 0
+def _where(connection: Connection) -> Iterator[str]:
+    """What waits for each remote, and why; nothing if the daemon does not tell."""
+    try:
+        remotes = objects(status_of(connection).get("remotes"))
+    except DaemonError:
+        return
+    for remote in remotes:
+        waiting = number(fields(remote.get("journal")).get("waiting"))
+        if waiting:
+            name, reason = texts(remote, "name", "reason")
+            yield f"{waiting:.0f} still waiting for {name}" + (f": {reason}" if remote.get("reason") else "")
+
+
+def _report(answer: Message, pending: float, where: list[str]) -> int:
     parked = objects(answer.get("parked"))
     for item in parked:
         name, remote, reason = texts(item, "name", "remote", "reason")
         print(f"parked    {name} for {remote}: {reason}")
     if pending:
-        print(f"{pending:.0f} still waiting for upload; the daemon goes on")
+        for line in where or [f"{pending:.0f} still waiting for upload"]:
+            print(f"{line}; the daemon goes on")
         return exitcodes.PENDING
     print("nothing waits for upload" + (f", {len(parked)} parked" if parked else ""))
     return exitcodes.FAILED if parked else exitcodes.OK

@@ -83,5 +83,6 @@ def _key(text: str) -> str:
         return text
     try:
         return str(parse_module_name(text))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    except ValueError:
+        expected = "expected MODULE_<hlo>+<flags>, or neuronxcc-<version>/ before it"
+        raise argparse.ArgumentTypeError(f"{text!r}: {expected}") from None

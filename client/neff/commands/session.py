@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 from neff import greeting
 from neff.connection import Connection, connect, socket_candidates
+from neff.errors import LostError
+from neff.patience import SilencePatience
 from neff.protocol import Message, safe_text
 from neff.waits import Waits
 
@@ -28,9 +30,23 @@ def session(args: argparse.Namespace) -> Iterator[Connection]:
         connection.close()
 
 
+def status_of(connection: Connection) -> Message:
+    """The daemon's status document; raises DaemonError."""
+    for answer in connection.answers("status", {}, SilencePatience(WAITS.now_s(), ANSWER_S)):
+        status = answer.get("status")
+        if isinstance(status, dict):
+            return status
+    raise LostError("garbage", f"the daemon at {connection.path} sent no status")
+
+
 def texts(message: Message, *names: str) -> list[str]:
     """These fields as printable text, `?` where one is missing."""
     return [safe_text(message[name]) if message.get(name) is not None else "?" for name in names]
+
+
+def fields(value: object) -> Message:
+    """`value` if it is an object; an empty one where it is something else."""
+    return value if isinstance(value, dict) else {}
 
 
 def objects(value: object) -> list[Message]:

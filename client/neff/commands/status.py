@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from neff import exitcodes
-from neff.commands.session import ANSWER_S, WAITS, number, objects, session, texts
-from neff.errors import LostError
-from neff.patience import SilencePatience
+from neff.commands.session import fields, number, objects, session, status_of, texts
 from neff.protocol import Message, safe_text
 
 HELP = "show what the daemon is doing"
@@ -21,12 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     with session(args) as connection:
-        for answer in connection.answers("status", {}, SilencePatience(WAITS.now_s(), ANSWER_S)):
-            status = answer.get("status")
-            if isinstance(status, dict):
-                print(json.dumps(status, indent=2) if args.json else "\n".join(describe(status)))
-                return exitcodes.OK
-        raise LostError("garbage", f"the daemon at {connection.path} sent no status")
+        status = status_of(connection)
+    print(json.dumps(status, indent=2) if args.json else "\n".join(describe(status)))
+    return exitcodes.OK
 
 
 def describe(status: Message) -> Iterator[str]:
@@ -34,21 +30,24 @@ def describe(status: Message) -> Iterator[str]:
     version, state, pid = texts(status, "version", "state", "pid")
     yield f"neffd {version}, {state}, pid {pid}, up {duration(status.get('uptime_s'))}"
     yield from _section("cache directories", _cache_dirs(objects(status.get("cache_dirs"))))
-    yield from _section("remotes", _remotes(objects(status.get("remotes"))))
+    remotes, orphaned = objects(status.get("remotes")), objects(status.get("orphaned"))
+    none = "none (nothing is shared)" if status.get("remotes") == [] else ""
+    yield from _section("remotes", chain(_remotes(remotes), _orphaned(orphaned)), none)
     yield from _section("fetching", _fetching(objects(status.get("fetching"))))
     yield from _section("since the start", _counters(status.get("counters")))
 
 
-def _section(title: str, lines: Iterator[str]) -> Iterator[str]:
-    for index, line in enumerate(lines):
-        if index == 0:
-            yield f"\n{title}:"
-        yield f"  {line}"
+def _section(title: str, lines: Iterable[str], remark: str = "") -> Iterator[str]:
+    """The lines below their title; nothing where there are none and nothing is to be remarked on it."""
+    indented = [f"  {line}" for line in lines]
+    if indented or remark:
+        yield f"\n{title}: {remark}".rstrip()
+    yield from indented
 
 
 def _cache_dirs(cache_dirs: list[Message]) -> Iterator[str]:
     for cache_dir in cache_dirs:
-        entries = _object(cache_dir.get("entries"))
+        entries = fields(cache_dir.get("entries"))
         states = ("ready", "compiling", "pending", "failed")
         counts = ", ".join(f"{count} {state}" for state, count in zip(states, texts(entries, *states), strict=True))
         yield f"{texts(cache_dir, 'path')[0]}: {counts}"
@@ -63,7 +62,7 @@ def _remotes(remotes: list[Message]) -> Iterator[str]:
     lines = columns([_remote_row(remote) for remote in remotes])
     for line, remote in zip(lines, remotes, strict=True):
         yield line
-        journal = _object(remote.get("journal"))
+        journal = fields(remote.get("journal"))
         waiting = number(journal.get("waiting"))
         if waiting:
             yield f"  {waiting:.0f} waiting for upload, the oldest for {duration(journal.get('oldest_s'))}"
@@ -72,17 +71,27 @@ def _remotes(remotes: list[Message]) -> Iterator[str]:
             yield f"  parked: {name}: {reason}"
 
 
+def _orphaned(orphaned: list[Message]) -> Iterator[str]:
+    """Remotes that entries wait for and that nothing is sent to."""
+    for name, waiting in (texts(orphan, "remote", "waiting") for orphan in orphaned):
+        todo = "put it back under this name, or see docs/operations.md"
+        yield f"{name}  not configured as read-write  {waiting} waiting: {todo}"
+
+
 def _remote_row(remote: Message) -> list[str]:
-    name, url, mode = texts(remote, "name", "url", "mode")
-    if remote.get("can_write") is False and mode == "read-write":
-        mode = "read-write (no write access)"
+    name, url, mode, reason = texts(remote, "name", "url", "mode", "reason")
+    if reason == "no-write-access" and mode == "read-write":
+        mode = f"{mode} (no write access)"
     available = remote.get("available")
-    state = "?" if available is None else "available" if available else f"unavailable: {texts(remote, 'reason')[0]}"
-    catalog = _object(remote.get("catalog"))
-    namespaces, keys = texts(catalog, "namespaces", "keys")
+    if available:
+        state = f"available, not written: {reason}" if remote.get("reason") else "available"
+    else:
+        state = "?" if available is None else f"unavailable: {reason}"
+    catalog = fields(remote.get("catalog"))
     age = catalog.get("age_s")
     seen = "never read" if age is None else f"read {duration(age)} ago"
-    return [name, url, mode, state, f"{keys} keys in {namespaces} namespaces, {seen}"]
+    held = f"{_counted(catalog, 'key')} in {_counted(catalog, 'namespace')}"
+    return [name, url, mode, state, f"{held}, {seen}"]
 
 
 def _fetching(fetches: list[Message]) -> Iterator[str]:
@@ -95,12 +104,14 @@ def _fetching(fetches: list[Message]) -> Iterator[str]:
 def _counters(counters: object) -> Iterator[str]:
     """Those that have counted something."""
     rows = []
-    for name, value in sorted(_object(counters).items()):
+    for name, value in sorted(fields(counters).items()):
         labelled = value if isinstance(value, dict) else {"": value}
         for labels, count in labelled.items():
             amount = number(count)
             if amount:
-                rows.append([f"{name}{{{labels}}}" if labels else name, f"{amount:g}"])
+                shown = ",".join(label for label in labels.split(",") if not label.endswith("="))
+                text = megabytes(amount) if name.endswith("_bytes") else f"{amount:.0f}"
+                rows.append([f"{name}{{{shown}}}" if shown else name, text])
     yield from map(safe_text, columns(rows))
 
 
@@ -108,6 +119,12 @@ def columns(rows: list[list[str]]) -> list[str]:
     """The rows as lines with their columns under each other."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _counted(message: Message, what: str) -> str:
+    """The number in the field `{what}s` with its noun: `1 key`, `2 keys`."""
+    (count,) = texts(message, f"{what}s")
+    return f"{count} {what}" if count == "1" else f"{count} {what}s"
 
 
 def duration(value: object) -> str:
@@ -127,7 +144,3 @@ def megabytes(value: object) -> str:
     """Bytes as `1.5 MB`."""
     size_bytes = number(value)
     return "?" if size_bytes is None else f"{size_bytes / 1e6:.1f} MB"
-
-
-def _object(value: object) -> Message:
-    return value if isinstance(value, dict) else {}

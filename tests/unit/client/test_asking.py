@@ -310,6 +310,32 @@ def test_each_reason_is_said_once(socket_path: Path, caplog: pytest.LogCaptureFi
     assert {(record.name, record.levelno) for record in caplog.records} == {("neff", logging.WARNING)}
 
 
+@pytest.mark.parametrize(
+    ("reason", "text"),
+    [
+        (
+            "other-cache-dir",
+            "this process's cache directory /cache is none that the daemon at {path} manages; "
+            "its graphs are compiled and not shared: add it to cache_dirs",
+        ),
+        (
+            "repo-not-configured",
+            "the daemon at {path} does not use the Hub repo that this environment names; everything else works",
+        ),
+        ("some-new-reason", "the daemon at {path} cannot serve as asked"),
+    ],
+)
+def test_why_a_daemon_cannot_serve_as_asked(
+    socket_path: Path, caplog: pytest.LogCaptureFixture, reason: str, text: str
+) -> None:
+    with ScriptedDaemon(socket_path, answering(_absent, [], reason=reason)) as daemon:
+        asker = Asker(daemon.path)
+        asker.is_ready(ROOT, _name(), holding=False)
+        asker.close()
+    expected = f"neff: {text.format(path=daemon.path)} ({reason})"
+    assert [record.getMessage() for record in caplog.records] == [expected]
+
+
 def test_everyday_misses_are_not_worth_a_word(socket_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with ScriptedDaemon(socket_path, answering(_absent, [])) as daemon:
         asker = Asker(daemon.path)

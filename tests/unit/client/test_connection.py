@@ -52,8 +52,11 @@ def test_the_next_candidate_is_tried_when_one_does_not_answer(socket_path: Path)
 
 
 def test_nobody_there_names_every_place_and_why(socket_path: Path) -> None:
-    with pytest.raises(UnreachableError, match=r"no daemon answers at .*/s .tried .*/s: No such file or directory"):
+    with pytest.raises(UnreachableError, match=r"no daemon answers at \S*/s .No such file or directory.$"):
         _connect(socket_path)
+    places = [str(socket_path), str(socket_path.with_name("other"))]
+    with pytest.raises(UnreachableError, match=r"answers at \S*/s .No such file.* or \S*/other .No such file"):
+        connect(places, greeting.of_command(), Waits(), LIMIT_S)
 
 
 def test_a_path_that_is_too_long_is_named(socket_path: Path) -> None:
