@@ -13,15 +13,18 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from neff.cachedir import DEFAULT_CACHE_DIR, cache_url, local_path
-from neff.hubrepo import custom_repo
+from neff.hubrepo import custom_repo, saved_repo_path
+from neff.protocol import safe_text
 from neffd import config_values as values
 from neffd.config_sources import Key, Merged, Problem, nearest, read, shown, without_secrets
 from neffd.config_values import Address, RemoteKind, RemoteUrl, parse_remote_url
 from neffd.errors import ConfigError
 
 DEFAULT = "default"
+HUB_VARIABLE = "HF_ENDPOINT"
 NEURON_ENVIRONMENT = "NEURON_CC_FLAGS or NEURON_COMPILE_CACHE_URL"
 
 
@@ -117,23 +120,36 @@ class RemoteConfig(_Section):
             raise ValueError("only for a remote on the Hub (hf://…)")
         return value
 
+    @field_validator("anonymous")
+    @classmethod
+    def _without_token(cls, anonymous: bool, info: ValidationInfo) -> bool:
+        if anonymous and (info.data.get("token_file") is not None or info.data.get("mode") == "read-write"):
+            raise ValueError("true only without token_file, and with mode: read")
+        return anonymous
+
 
 PUBLIC_REPO = "aws-neuron/optimum-neuron-cache"
 
 
-def default_remotes(environ: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The remotes of a host whose configuration names none, under the names that optimum-neuron uses.
+def default_remotes(environ: Mapping[str, str]) -> list[tuple[str, dict[str, Any]]]:
+    """The remotes of a host whose configuration names none, each with its source.
 
-    The repo of CUSTOM_CACHE_REPO, the saved one, the public one: each that is set. The first may be written where the
-    token allows it; the public one is read without a token.
+    Under the names that optimum-neuron uses: the repo of CUSTOM_CACHE_REPO, the saved one, the public one, each that is
+    set. The first may be written where the token allows it; the public one is read without a token.
     """
     without_variable = {name: value for name, value in environ.items() if name != "CUSTOM_CACHE_REPO"}
-    named = dict.fromkeys(repo for repo in (custom_repo(environ), custom_repo(without_variable)) if repo)
-    own = [repo for repo in named if "/" in repo and repo != PUBLIC_REPO]
-    remotes: list[dict[str, Any]] = [{"url": f"hf://{repo}"} for repo in own]
+    saved = safe_text(saved_repo_path(environ))
+    named = {custom_repo(environ): "CUSTOM_CACHE_REPO", custom_repo(without_variable): saved}
+    own = [(source, repo) for repo, source in named.items() if repo and "/" in repo and repo != PUBLIC_REPO]
+    remotes: list[tuple[str, dict[str, Any]]] = [(source, {"url": f"hf://{repo}"}) for source, repo in own]
     if remotes:
-        remotes[0]["mode"] = "read-write"
-    return [*remotes, {"url": f"hf://{PUBLIC_REPO}", "name": "public", "anonymous": True}]
+        remotes[0][1]["mode"] = "read-write"
+    return [*remotes, (DEFAULT, {"url": f"hf://{PUBLIC_REPO}", "name": "public", "anonymous": True})]
+
+
+def hub_endpoint(environ: Mapping[str, str]) -> str:
+    """The Hub of remotes that name none; raises ValueError with what is allowed."""
+    return values.endpoint(environ.get(HUB_VARIABLE) or values.HUB)
 
 
 class Config(_Section):
@@ -162,8 +178,18 @@ class Config(_Section):
     @classmethod
     def _apart(cls, cache_dirs: tuple[Path, ...]) -> tuple[Path, ...]:
         for number, path in enumerate(cache_dirs):
-            if any(_overlap(path, other) for other in cache_dirs[:number]):
-                raise ValueError("directories of which none is the same as, or inside, another")
+            for other in cache_dirs[:number]:
+                if _overlap(path, other):
+                    both = f"{shown('', other)} and {shown('', path)}"
+                    raise _contradiction(f"{both}: none may be the same as, or inside, another")
+        return cache_dirs
+
+    @field_validator("cache_dirs")
+    @classmethod
+    def _directories(cls, cache_dirs: tuple[Path, ...]) -> tuple[Path, ...]:
+        for path in cache_dirs:
+            if os.path.exists(path) and not os.path.isdir(path):  # noqa: PTH110, PTH112 - Path's raise where we may not look
+                raise _contradiction(f"{shown('', path)} is no directory")
         return cache_dirs
 
     @field_validator("state_dir")
@@ -179,7 +205,7 @@ class Config(_Section):
     def _distinct(cls, remotes: tuple[RemoteConfig, ...], info: ValidationInfo) -> tuple[RemoteConfig, ...]:
         names = [remote.name for remote in remotes]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"remotes with distinct names; give a name to each that would be called {twice[0]!r}")
+            raise _contradiction(f"two would be called {twice[0]!r}: give one a name")
         directories = [remote.path for remote in remotes if remote.kind == "directory"]
         if any(_overlap(path, root) for path in directories for root in info.data.get("cache_dirs", ())):
             raise ValueError("directories apart from the cache directories")
@@ -267,9 +293,39 @@ def _fill_in(merged: Merged, environ: Mapping[str, str]) -> None:
     if "state_dir" not in tree:
         tree["state_dir"] = default_state_dir(environ, root=root)
     if "remotes" not in tree:
-        tree["remotes"] = default_remotes(environ)
+        remotes = default_remotes(environ)
+        tree["remotes"] = [remote for _, remote in remotes]
+        merged.sources.update({f"remotes.{number}": source for number, (source, _) in enumerate(remotes)})
     if "socket" not in tree:
         tree["socket"] = default_socket(environ, Path(str(tree["state_dir"])), root=root)
+    _fill_in_endpoints(merged, environ)
+
+
+def _fill_in_endpoints(merged: Merged, environ: Mapping[str, str]) -> None:
+    """Give the remotes on the Hub that name no endpoint the environment's, or the usual one."""
+    remotes = merged.tree["remotes"] if isinstance(merged.tree["remotes"], list) else []
+    bare = [number for number, remote in enumerate(remotes) if _lacks_endpoint(remote)]
+    if not bare and merged.tree.get("allow_client_remotes", "false") == "false":
+        return
+    try:
+        endpoint = hub_endpoint(environ)
+    except ValueError as error:
+        found = shown("", environ[HUB_VARIABLE])
+        merged.problems.append(Problem(HUB_VARIABLE, "", f"found {found}; allowed: {error}"))
+        return
+    for number in bare:
+        remotes[number] = {**remotes[number], "endpoint": endpoint}
+        merged.sources[f"remotes.{number}.endpoint"] = HUB_VARIABLE if environ.get(HUB_VARIABLE) else DEFAULT
+
+
+def _lacks_endpoint(remote: Any) -> bool:
+    on_hub = isinstance(remote, dict) and str(remote.get("url")).startswith("hf://")
+    return on_hub and remote.get("endpoint") is None
+
+
+def _contradiction(text: str) -> PydanticCustomError:
+    """For values of which each is right by itself: `text` is all there is to say."""
+    return PydanticCustomError(_CONTRADICTION, "{text}", {"text": text})
 
 
 def _overlap(one: Path, other: Path) -> bool:
@@ -286,6 +342,7 @@ def _keys_of(model: type[BaseModel], prefix: str) -> Iterator[Key]:
             yield Key(prefix + name, is_list)
 
 
+_CONTRADICTION = "contradiction"
 _ALLOWED = {
     "tuple_type": "a list",
     "too_short": "at least one",
@@ -306,6 +363,8 @@ def _problem(details: Any, merged: Merged) -> Problem:
         return Problem(source, without_secrets(path), f"no such key; {nearest(str(location[-1]), model.model_fields)}")
     if details["type"] == "missing":
         return Problem(source, path, "missing")
+    if details["type"] == _CONTRADICTION:
+        return Problem(source, path, details["msg"])
     message = details["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     allowed = _ALLOWED.get(details["type"], message)
     return Problem(source, path, f"found {shown(path, details['input'])}; allowed: {allowed}")
@@ -322,10 +381,9 @@ def _config_error(problems: list[Problem]) -> ConfigError:
 def _sources_of(merged: Merged) -> dict[str, str]:
     """The source of every key that was given, keys of remotes included."""
     sources = {path: source for path, source in merged.sources.items() if path}
-    if "remotes" not in sources:
-        return sources
     for number, remote in enumerate(merged.tree["remotes"]):
-        sources.update({f"remotes[{number}].{field}": sources["remotes"] for field in remote})
+        given = {field: merged.source_of(f"remotes.{number}.{field}") for field in remote}
+        sources.update({f"remotes[{number}].{field}": source for field, source in given.items()})
         if not remote.get("name"):
             sources[f"remotes[{number}].name"] = "from url"
     return sources

@@ -21,6 +21,8 @@ PREFIX = "NEFFD_"
 CONFIG_VARIABLE = "NEFFD_CONFIG"
 MAX_FILE_BYTES = 1_048_576
 
+# What Kubernetes tells every pod about a Service called `neffd`.
+_OF_KUBERNETES = re.compile(r"NEFFD_(SERVICE_.*|PORT(_.*)?)")
 _NULLS = ("", "~", "null", "Null", "NULL")
 _SECRET_KEY = re.compile(r"token|secret|password|credential", re.IGNORECASE)
 _SECRET_TEXT = re.compile(r"hf_\w+|(?<=://)[^/\s]*@|(?<=\?).*")
@@ -73,7 +75,8 @@ def read(file: str | os.PathLike[str] | None, environ: Mapping[str, str], keys: 
         _read_file(os.fspath(file), by_path, merged)
     by_variable = {key.variable: key for key in by_path.values()}
     for variable, text in sorted(environ.items()):
-        if variable.startswith(PREFIX) and variable != CONFIG_VARIABLE:
+        is_ours = variable.startswith(PREFIX) and not _OF_KUBERNETES.fullmatch(variable)
+        if is_ours and variable != CONFIG_VARIABLE:
             _read_variable(variable, text, by_variable, merged)
     return merged
 

@@ -35,6 +35,7 @@ _SIZE_UNITS = {
 }
 _MAX_SIZE_BYTES = 2**40
 _MAX_ID = 2**32 - 2
+HUB = "https://huggingface.co"
 _ENDPOINT = "an address like https://huggingface.co, without user, password or query"
 
 
@@ -182,14 +183,17 @@ def _remote_url(value: Any) -> str:
     return str(value)
 
 
-def _endpoint(value: Any) -> str | None:
-    if value is None:
-        return None
+def endpoint(value: Any) -> str:
+    """Base URL of a Hub, without a trailing slash."""
     parts = urlsplit(str(value))
     plain = "@" not in parts.netloc and not parts.query and not parts.fragment
     if parts.scheme not in ("http", "https") or not parts.hostname or not plain or not str(value).isprintable():
         raise ValueError(_ENDPOINT)
     return str(value).rstrip("/")
+
+
+def _optional_endpoint(value: Any) -> str | None:
+    return None if value is None else endpoint(value)
 
 
 def _optional_path(value: Any) -> Path | None:
@@ -244,5 +248,5 @@ Gids = Annotated[tuple[Annotated[int, BeforeValidator(_gid)], ...] | None, Befor
 Paths = Annotated[tuple[AbsolutePath, ...], BeforeValidator(_as_list), Field(min_length=1)]
 RemoteName = Annotated[str, BeforeValidator(_remote_name)]
 RemoteUrlText = Annotated[str, BeforeValidator(_remote_url)]
-Endpoint = Annotated[str | None, BeforeValidator(_endpoint)]
+Endpoint = Annotated[str | None, BeforeValidator(_optional_endpoint)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,9 +48,7 @@ def _run(config: Config) -> int:
     from neffd.service import Service
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold the token
-    logging.basicConfig(
-        level=config.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True
-    )
+    logging.basicConfig(level=config.log_level.upper(), format=_log_format(os.environ), stream=sys.stderr, force=True)
 
     async def serve() -> int:
         service = Service(config)
@@ -66,6 +64,11 @@ def _run(config: Config) -> int:
         logging.shutdown()
         os._exit(code)
     return code
+
+
+def _log_format(environ: Mapping[str, str]) -> str:
+    line = "%(levelname)s %(name)s: %(message)s"
+    return line if environ.get("JOURNAL_STREAM") else f"%(asctime)s {line}"  # the journal has times of its own
 
 
 def _loop_runner() -> Callable[[Any], int]:
@@ -88,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="neffd",
         description="The Neuron compile cache as a service on this host.",
-        epilog="Example: neffd --config /etc/neffd.yaml",
+        epilog="Example: neffd --config /etc/neffd/config.yaml",
     )
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="YAML file; config.example.yaml documents every key"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from neffd.config import RemoteConfig
+from neffd.config import RemoteConfig, hub_endpoint
 from neffd.errors import ConfigError
 from neffd.remotes.base import Remote
 from neffd.remotes.directory import DirectoryRemote
@@ -14,15 +14,13 @@ from neffd.remotes.hub.bucket import HubBucketRemote
 from neffd.remotes.hub.repo import HubRepoRemote
 from neffd.remotes.hub.tokens import TokenSource
 
-_HUB = "https://huggingface.co"
-
 
 def open_remote(config: RemoteConfig, state_dir: Path, environ: Mapping[str, str] = os.environ) -> Remote:
     """The remote that `config` describes; contacts nothing yet."""
     if config.kind == "directory":
         return DirectoryRemote(config.name, config.path)
     if config.kind in ("hub-repo", "hub-bucket"):
-        endpoint = (config.endpoint or environ.get("HF_ENDPOINT") or _HUB).rstrip("/")
+        endpoint = config.endpoint or hub_endpoint(environ)  # a client's remote names none
         tokens = TokenSource(config.token_file, anonymous=config.anonymous, environ=environ)
         kind = HubRepoRemote if config.kind == "hub-repo" else HubBucketRemote
         return kind(config.name, endpoint, config.repo_id, tokens, state_dir / "hub")

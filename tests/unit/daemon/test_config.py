@@ -19,6 +19,7 @@ from neffd.config import (
     UploadConfig,
     default_socket,
     default_state_dir,
+    hub_endpoint,
     keys,
     load,
     render,
@@ -146,7 +147,15 @@ def test_accepted_values(tmp_path: Path, text: str, path: str, value: Any) -> No
             "remotes: [{url: file:///r, endpoint: https://h}]",
             "remotes[0].endpoint: found 'https://h'; allowed: only for",
         ),
-        ("remotes: [{url: file:///a/r}, {url: file:///b/r}]", "remotes: found a list; allowed: remotes with distinct"),
+        (
+            "remotes: [{url: hf://a/b, anonymous: true, token_file: /t}]",
+            "remotes[0].anonymous: found 'true'; allowed: ",
+        ),
+        (
+            "remotes: [{url: hf://a/b, anonymous: true, mode: read-write}]",
+            "remotes[0].anonymous: found 'true'; allowed: true only without token_file, and with mode: read",
+        ),
+        ("remotes: [{url: file:///a/r}, {url: file:///b/r}]", "remotes: two would be called 'r': give one a name"),
         ("remotes: [{url: file:///c/r}]", "remotes: found a list; allowed: directories apart from the cache"),
         ("7", "found '7'; allowed: a mapping of keys to values"),
         ("? [a]\n: b", "line 1: not YAML: a key must be a word"),
@@ -176,7 +185,7 @@ def test_refused_values(tmp_path: Path, text: str, complaint: str) -> None:
         ({"NEFFD_CACHE_DIRS": "[]"}, "NEFFD_CACHE_DIRS: cache_dirs: found a list; allowed: at least one"),
         (
             {"NEFFD_CACHE_DIRS": "[/c, /c/d]"},
-            "NEFFD_CACHE_DIRS: cache_dirs: found a list; allowed: directories of which",
+            "NEFFD_CACHE_DIRS: cache_dirs: '/c' and '/c/d': none may be the same as, or inside, another",
         ),
         ({"NEFFD_CACHE_DIRS": "["}, "NEFFD_CACHE_DIRS: cache_dirs: line 1: not YAML"),
         ({"NEFFD_STATE_DIR": "/c/state"}, "NEFFD_STATE_DIR: state_dir: found '/c/state'; allowed: a directory outside"),
@@ -184,6 +193,14 @@ def test_refused_values(tmp_path: Path, text: str, complaint: str) -> None:
         ({"NEFFD_SOCKET": "/a\0b"}, "NEFFD_SOCKET: socket: found '/a?b'; allowed: an absolute path"),
         ({"NEFFD_STATE_DIR": "/a\ud800"}, "NEFFD_STATE_DIR: state_dir: found '/a?'; allowed: an absolute path"),
         ({"NEFFD_UPLOAD_QUIET": "1"}, "NEFFD_UPLOAD_QUIET: no such key; did you mean NEFFD_UPLOAD_QUIET_S?"),
+        ({"NEFFD_CACHE_DIRS": "[/c, /etc/passwd]"}, "NEFFD_CACHE_DIRS: cache_dirs: '/etc/passwd' is no directory"),
+        ({"NEFFD_PORTS": "1"}, "NEFFD_PORTS: no such key"),
+        ({"HF_ENDPOINT": "hf-mirror.com"}, "HF_ENDPOINT: found 'hf-mirror.com'; allowed: an address like https://"),
+        (
+            {"HF_ENDPOINT": "hf-mirror.com", "NEFFD_REMOTES": "[]", "NEFFD_ALLOW_CLIENT_REMOTES": "true"},
+            "HF_ENDPOINT: found 'hf-mirror.com'; allowed: an address like https://",
+        ),
+        ({"HF_ENDPOINT": "https://me:SECRET@h"}, "HF_ENDPOINT: found 'https://…h'; allowed: an address like https://"),
         ({"NEFFD_CONFIG": "/nowhere/neffd.yaml"}, "/nowhere/neffd.yaml: cannot be read: No such file or directory"),
         ({"NEFFD_CONFIG": "/"}, "/: cannot be read: Is a directory"),
         ({"NEFFD_CONFIG": "/dev/zero"}, "/dev/zero: too large; allowed: at most"),
@@ -194,6 +211,31 @@ def test_refused_environment(environ: dict[str, str], complaint: str) -> None:
         load(None, {**HOST, **environ})
     (line,) = caught.value.message.splitlines()[1:]
     assert line.strip().startswith(complaint)
+
+
+def test_the_environments_hub_is_the_endpoint_of_remotes_that_name_none() -> None:
+    remotes = "[{url: hf://a/b}, {url: hf://a/c, endpoint: 'https://own'}, {url: 'file:///r'}]"
+    config = load(None, {**HOST, "NEFFD_REMOTES": remotes, "HF_ENDPOINT": "https://hf-mirror.com/"})
+    assert [remote.endpoint for remote in config.remotes] == ["https://hf-mirror.com", "https://own", None]
+    assert config.source("remotes[1].endpoint") == "NEFFD_REMOTES"
+    assert "    endpoint: https://hf-mirror.com  # HF_ENDPOINT" in render(config)
+    usual = render(load(None, {**HOST, "NEFFD_REMOTES": remotes}))
+    assert "    endpoint: https://huggingface.co  # default" in usual
+
+
+@pytest.mark.parametrize("remotes", ["[]", "[{url: 'file:///r'}]", "[{url: hf://a/b, endpoint: 'https://own'}]"])
+def test_a_bad_hub_does_not_matter_to_whom_it_does_not_concern(remotes: str) -> None:
+    assert load(None, {**HOST, "NEFFD_REMOTES": remotes, "HF_ENDPOINT": "hf-mirror.com"})
+
+
+def test_a_clients_remote_is_at_the_environments_hub() -> None:
+    assert hub_endpoint({}) == hub_endpoint({"HF_ENDPOINT": ""}) == "https://huggingface.co"
+    assert hub_endpoint({"HF_ENDPOINT": "http://127.0.0.1:1/"}) == "http://127.0.0.1:1"
+
+
+def test_what_kubernetes_says_about_a_service_of_our_name_is_not_ours() -> None:
+    names = ("SERVICE_HOST", "SERVICE_PORT_HTTP", "PORT", "PORT_9817_TCP", "PORT_9817_TCP_ADDR")
+    assert load(None, {**HOST, **{f"NEFFD_{name}": "tcp://10.0.0.1:9817" for name in names}})
 
 
 def test_a_socket_path_of_107_bytes_is_the_longest() -> None:
@@ -344,6 +386,25 @@ def test_the_environments_repos_come_before_the_public_one(tmp_path: Path) -> No
         ("org/saved", False),
         ("aws-neuron/optimum-neuron-cache", True),
     ]
+
+
+def test_default_remotes_show_where_they_came_from(tmp_path: Path) -> None:
+    saved = tmp_path / "optimum_neuron_custom_cache"
+    saved.write_text("org/saved")
+    config = load(None, {**HOST, "HF_HOME": str(tmp_path), "CUSTOM_CACHE_REPO": "org/mine"})
+    assert [config.source(f"remotes[{number}].url") for number in range(3)] == [
+        "CUSTOM_CACHE_REPO",
+        str(saved),
+        "default",
+    ]
+    assert "  - url: hf://org/mine  # CUSTOM_CACHE_REPO" in render(config)
+
+
+def test_the_file_is_not_the_source_of_remotes_that_it_does_not_name(tmp_path: Path) -> None:
+    config = from_text(tmp_path, "scan_s: 5", {**HOST, "HF_HOME": str(tmp_path)})
+    assert {config.source("remotes"), config.source("remotes[0].url"), config.source("remotes[0].endpoint")} == {
+        "default"
+    }
 
 
 def test_no_remotes_at_all_has_to_be_said(tmp_path: Path) -> None:

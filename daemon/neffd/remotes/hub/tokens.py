@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+
+from neffd.remotes.base import RemoteUnavailable
 
 _OFF = {"1", "ON", "YES", "TRUE"}
 
@@ -28,15 +31,33 @@ class TokenSource:
         self._read = _CachedFile()
 
     def get(self) -> str | None:
-        """The token as it is now, or None."""
+        """The token as it is now, or None.
+
+        Raises:
+            RemoteUnavailable: `no-token`, where `token_file` has none. Without one a private repo would look absent.
+        """
         if self._anonymous:
             return None
         if self._token_file is not None:
-            return self._read(self._token_file)
+            return self._from_named_file(self._token_file)
         if self._environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").upper() in _OFF:
             return None
         given = self._environ.get("HF_TOKEN") or self._environ.get("HUGGING_FACE_HUB_TOKEN")
-        return _clean(given) if given else self._read(self._login_file())
+        if given:
+            return _clean(given)
+        with contextlib.suppress(OSError):
+            return _clean(self._read(self._login_file()))
+        return None
+
+    def _from_named_file(self, path: Path) -> str:
+        try:
+            text = self._read(path)
+        except OSError as error:
+            raise RemoteUnavailable("no-token", f"{path} cannot be read: {error.strerror}") from None
+        token = _clean(text)
+        if token is None:
+            raise RemoteUnavailable("no-token", f"{path} is {'not one word' if text.strip() else 'empty'}")
+        return token
 
     def _login_file(self) -> Path:
         if path := self._environ.get("HF_TOKEN_PATH"):
@@ -51,19 +72,15 @@ class _CachedFile:
 
     def __init__(self) -> None:
         self._seen: tuple[Path, int, int, int] | None = None
-        self._token: str | None = None
+        self._text = ""
 
-    def __call__(self, path: Path) -> str | None:
-        try:
-            facts = path.stat()
-            seen = (path, facts.st_ino, facts.st_mtime_ns, facts.st_size)
-            if seen != self._seen:
-                self._token = _clean(path.read_text())
-                self._seen = seen
-            return self._token
-        except (OSError, UnicodeDecodeError):
-            self._seen = None
-            return None
+    def __call__(self, path: Path) -> str:
+        facts = path.stat()
+        seen = (path, facts.st_ino, facts.st_mtime_ns, facts.st_size)
+        if seen != self._seen:
+            self._text = path.read_text(errors="replace")
+            self._seen = seen
+        return self._text
 
 
 def _clean(text: str) -> str | None:
