@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from neffd.config import RemoteConfig, hub_endpoint
+from neffd.config import RemoteConfig
+from neffd.config_defaults import hub_endpoint
 from neffd.errors import ConfigError
 from neffd.remotes.base import Remote
 from neffd.remotes.directory import DirectoryRemote

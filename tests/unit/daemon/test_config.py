@@ -17,13 +17,11 @@ from neffd.config import (
     Config,
     RemoteConfig,
     UploadConfig,
-    default_socket,
-    default_state_dir,
-    hub_endpoint,
     keys,
     load,
     render,
 )
+from neffd.config_defaults import default_socket, default_state_dir, hub_endpoint
 from neffd.config_values import Address
 from neffd.errors import ConfigError
 
