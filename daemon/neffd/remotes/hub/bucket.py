@@ -8,7 +8,6 @@ sha256: `neffd.json` does.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import random
@@ -37,6 +36,7 @@ from neffd.remotes.base import (
 from neffd.remotes.hub.bucket_listings import Listings
 from neffd.remotes.hub.bucket_publish import BucketPublisher
 from neffd.remotes.hub.bucket_rule import NAMES, Picture, Stored
+from neffd.remotes.hub.files import has_changed
 from neffd.remotes.hub.together import Together
 from neffd.remotes.hub.tokens import TokenSource
 from neffd.remotes.hub.workers import HubCallFailed, HubWorker
@@ -143,7 +143,7 @@ class HubBucketRemote:
         return digests
 
     async def publish(self, entries: Sequence[OutgoingEntry]) -> list[PublishResult | EntryFailed]:
-        changed = await self._in_thread(lambda: {entry.name for entry in entries if _has_changed(entry)})
+        changed = await self._in_thread(lambda: {entry.name for entry in entries if has_changed(entry)})
         sound = [entry for entry in entries if entry.name not in changed]
         publisher = BucketPublisher(self._pictures, self._call_uploader, self._clock, random.uniform(1.0, 1.5))
         outcomes = await publisher.publish(sound)
@@ -278,16 +278,6 @@ def _hash_synced(transfer: _Transfer) -> dict[str, FileDigest] | Exception:
         return error
     transfer.progress(transfer.entry.size_bytes)
     return digests
-
-
-def _has_changed(entry: OutgoingEntry) -> bool:
-    """Whether a pinned file is no longer what was taken. Blocking."""
-    with contextlib.suppress(OSError):
-        return any(
-            FileDigest(*fsops.hash_file(entry.directory / (file + PART_SUFFIX))) != digest
-            for file, digest in entry.provenance.files.items()
-        )
-    return True
 
 
 def _unavailable(error: HubCallFailed) -> RemoteUnavailable:

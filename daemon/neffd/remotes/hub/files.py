@@ -1,4 +1,4 @@
-"""Writing a file that arrives in pieces: hashed on the way, synced at the end. Blocking; runs on worker threads."""
+"""Files of entries, on worker threads: one that arrives in pieces, hashed on the way; a pinned one, checked again."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import threading
 from io import FileIO
 from pathlib import Path
 
-from neffd.remotes.base import EntryRefused, RemoteFile
+from neffd.remotes.base import EntryRefused, OutgoingEntry, RemoteFile
 from neffd.remotes.provenance import FileDigest
+from neffd.store import fsops
+from neffd.store.root import PART_SUFFIX
 
 
 class IncomingFile:
@@ -80,3 +82,14 @@ class IncomingFile:
         if self._writer is None:
             self._writer = FileIO(self._path, "xb")
         return self._writer
+
+
+def has_changed(entry: OutgoingEntry) -> bool:
+    """Whether a pinned file is no longer what was taken. Blocking."""
+    try:
+        return any(
+            FileDigest(*fsops.hash_file(entry.directory / (file + PART_SUFFIX))) != digest
+            for file, digest in entry.provenance.files.items()
+        )
+    except OSError:
+        return True

@@ -32,14 +32,13 @@ from neffd.remotes.hub.budget import CommitBudget
 from neffd.remotes.hub.client import CONNECT_S, READ_S, HubClient, NotThere
 from neffd.remotes.hub.commits import CONFLICT_PAUSE_S, Commits
 from neffd.remotes.hub.failures import judge
-from neffd.remotes.hub.files import IncomingFile
+from neffd.remotes.hub.files import IncomingFile, has_changed
 from neffd.remotes.hub.fill import Fill
 from neffd.remotes.hub.lookups import Lookups
 from neffd.remotes.hub.plan import CommitPlan, describe_commit
 from neffd.remotes.hub.tokens import TokenSource
 from neffd.remotes.hub.workers import IDLE_S, STALL_S, HubCallFailed, HubWorker
 from neffd.remotes.provenance import FileDigest
-from neffd.store import fsops
 from neffd.store.root import PART_SUFFIX
 from neffd.tasks import Tasks
 
@@ -161,7 +160,7 @@ class HubRepoRemote:
         return {file.name: transfer.result() for file, transfer in zip(files, transfers, strict=True)}
 
     async def publish(self, entries: Sequence[OutgoingEntry]) -> list[PublishResult | EntryFailed]:
-        changed = await self._in_thread(lambda: {entry.name for entry in entries if _has_changed(entry)})
+        changed = await self._in_thread(lambda: {entry.name for entry in entries if has_changed(entry)})
         outcomes = await self._commits.bring([entry for entry in entries if entry.name not in changed])
         return [outcomes.get(entry.name, EntryFailed("changed-locally")) for entry in entries]
 
@@ -256,14 +255,3 @@ def _content(entry: OutgoingEntry, file: str) -> str | dict[str, str]:
     if file == provenance.FILE_NAME:
         return {"text": entry.provenance.encode().decode()}
     return str(entry.directory / (file + PART_SUFFIX))
-
-
-def _has_changed(entry: OutgoingEntry) -> bool:
-    """Whether a pinned file is no longer what was taken. Blocking."""
-    try:
-        return any(
-            FileDigest(*fsops.hash_file(entry.directory / (file + PART_SUFFIX))) != digest
-            for file, digest in entry.provenance.files.items()
-        )
-    except OSError:
-        return True
