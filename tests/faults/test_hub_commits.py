@@ -13,7 +13,7 @@ import pytest
 from neff.keys import ModuleName
 from tests.harness import entries
 from tests.harness.daemon import Daemon
-from tests.harness.processes import worker_of
+from tests.harness.processes import is_gone, worker_of
 from tests.harness.waiting import eventually
 from tests.hub.process import HubProcess
 
@@ -81,9 +81,7 @@ def test_killed_in_the_middle_of_a_commit(host: Daemon, hub: HubProcess, moment:
         host.kill()
     hub.clear_faults()
     if victim == "daemon":
-        eventually(
-            lambda: not Path(f"/proc/{worker}").exists() or _is_zombie(worker), "the worker to end with its daemon"
-        )
+        eventually(lambda: is_gone(worker), "the worker to end with its daemon")
         host.start()
     assert host.ask("flush", timeout_s=40)[-1] == {"id": 1, "pending": 0, "parked": [], "done": True}
     assert_published_once(hub, made)
@@ -112,10 +110,3 @@ def test_a_commit_that_fails_or_loses_its_answer(host: Daemon, hub: HubProcess, 
     assert host.ask("flush", timeout_s=40)[-1] == {"id": 1, "pending": 0, "parked": [], "done": True}
     assert_published_once(hub, made)
     assert hub.counters()["requests"][_COMMIT] >= 1
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True

@@ -23,6 +23,7 @@ from tests.harness.waiting import eventually
 PROJECT = Path(__file__).resolve().parents[2]
 _START_S = 20.0
 _STOP_S = 15.0
+_ANSWER_S = 20.0
 # Quick enough for tests; every promise is the same at any speed.
 _QUICK: dict[str, Any] = {
     "http": None,
@@ -149,7 +150,8 @@ class Daemon:
 
     def ask(self, op: str, **fields: Any) -> list[dict[str, Any]]:
         """One request through the client's own connection; returns all answers."""
-        with contextlib.closing(RawClient(self.socket)) as client:
+        patience_s = _ANSWER_S + float(fields.get("timeout_s", 0))
+        with contextlib.closing(RawClient(self.socket, timeout_s=patience_s)) as client:
             return client.ask(op, **fields)
 
     def status(self) -> dict[str, Any]:

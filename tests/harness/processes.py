@@ -29,3 +29,11 @@ def worker_of(daemon_pid: int) -> int | None:
         if "neffd.remotes.hub.worker" in command_line(child):
             return child
     return None
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, waited for by its parent or not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True

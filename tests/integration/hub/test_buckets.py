@@ -15,6 +15,7 @@ from neffd.remotes.base import RemoteUnavailable
 from neffd.remotes.hub.workers import HubWorker
 from tests.harness import entries
 from tests.harness.daemon import Daemon
+from tests.harness.processes import children, is_gone
 from tests.harness.waiting import eventually
 from tests.hub.process import HubProcess
 from tests.integration.hub.conftest import MakeHost
@@ -183,7 +184,10 @@ def test_a_host_that_died_before_the_mark_does_not_block_the_key(
         hub.add_fault(r"POST /api/buckets/alice/shared/batch", kind="stall", skip=1, times=1)
         entries.write(host_a.cache, name, entries.files(name, seed=1))
         hub.wait_for_requests(_BATCH, 3)
+        workers = children(host_a.pid)
         host_a.kill()
+        # Until then its last request would go on as soon as the fault is over.
+        eventually(lambda: all(map(is_gone, workers)), "its workers to end with it")
     hub.clear_faults()
     with make_bucket_host("b") as host_b:
         entries.write(host_b.cache, name, content)
