@@ -6,6 +6,8 @@ The rival on the way down is the least a client can do: plain concurrent GETs, 6
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
 import statistics
 import time
 from pathlib import Path
@@ -14,9 +16,11 @@ from typing import Any
 import aiohttp
 
 from neff.keys import ModuleName
+from neffd.store import fsops
 from tests.bench.measure import Figure
 from tests.harness import entries
-from tests.harness.daemon import Daemon
+from tests.harness.daemon import Daemon, RawClient
+from tests.harness.waiting import eventually
 from tests.hub.process import HubProcess
 
 _REPO = "alice/cache"
@@ -25,7 +29,21 @@ _LATENCY_S = 0.04
 _HLO_BYTES = 130_000
 _NEFF_BYTES = 1_500_000
 _IN_FLIGHT = 64
-_ROUNDS = 3
+_ROUNDS = 5
+_RANKS = 32
+# Measured once on such a Hub, for comparison.
+_REFERENCE = [
+    Figure("reference: optimum-neuron 0.4.5, one rank", 40.6, "s"),
+    Figure("reference: requests of it", 900, ""),
+    Figure("reference: optimum-neuron 0.4.5, eight ranks", 42.0, "s"),
+    Figure("reference: requests of them", 4_400, ""),
+    Figure("reference: optimum-neuron 0.4.5, unknown keys, one rank", 22.0, "s"),
+    Figure("reference: requests of it for unknown keys", 500, ""),
+    Figure("reference: optimum-neuron 0.4.5, unknown keys, eight ranks", 24.5, "s"),
+    Figure("reference: requests of them for unknown keys", 4_051, ""),
+    Figure("reference: huggingface_hub's snapshot_download", 5.9, "s"),
+    Figure("reference: snapshot_download with 64 workers", 4.2, "s"),
+]
 
 
 def bench_hub(folder: Path) -> list[Figure]:
@@ -45,25 +63,32 @@ def bench_hub(folder: Path) -> list[Figure]:
         }
         hub.set(latency_s=_LATENCY_S)
         figures = publish(Daemon(folder / "a", [remote]), hub, names)
-        plain_gets(hub, folder / "warm", token_file.read_text())  # the Hub's own caches count for neither side
-        rounds = [
-            (
-                fetch(Daemon(folder / f"b{number}", [remote]), hub, [names]),
-                plain_gets(hub, folder / f"plain{number}", token_file.read_text()),
-            )
-            for number in range(_ROUNDS)
+        figures += at_once(folder, remote, hub, names)
+        in_turn_s, requests = fetch(Daemon(folder / "c", [remote]), hub, [[name] for name in names])
+        figures += [
+            Figure("hub: 100 keys asked one after another", in_turn_s, "s"),
+            Figure("hub: requests for them", requests, ""),
         ]
-        in_turn = fetch(Daemon(folder / "c", [remote]), hub, [[name] for name in names])
-    at_once_s = statistics.median(at_once[0] for at_once, _ in rounds)
-    plain_s = statistics.median(plain for _, plain in rounds)
+        figures += unknown_keys(Daemon(folder / "d", [{**remote, "mode": "read"}]), hub, names[0])
+    return figures + _REFERENCE
+
+
+def at_once(folder: Path, remote: dict[str, Any], hub: HubProcess, names: list[ModuleName]) -> list[Figure]:
+    """Both sides in turn, several times."""
+    token = str(hub.token("alice"))
+    plain_gets(hub, folder / "warm", token)  # the Hub's own caches count for neither side
+    ours, plain, careful = list[tuple[float, int]](), list[float](), list[float]()
+    for number in range(_ROUNDS):
+        ours.append(fetch(Daemon(folder / f"b{number}", [remote]), hub, [names]))
+        plain.append(plain_gets(hub, folder / f"plain{number}", token))
+        careful.append(plain_gets(hub, folder / f"careful{number}", token, is_careful=True))
+    ours_s, plain_s = statistics.median(seconds for seconds, _ in ours), statistics.median(plain)
     return [
-        *figures,
-        Figure("hub: 100 keys asked at once, median of 3", at_once_s, "s"),
-        Figure("hub: requests for them", rounds[0][0][1], ""),
-        Figure("hub: plain concurrent GETs of the same, median of 3", plain_s, "s"),
-        Figure("hub: neffd against plain GETs", at_once_s / plain_s, "times"),
-        Figure("hub: 100 keys asked one after another", in_turn[0], "s"),
-        Figure("hub: requests for them one after another", in_turn[1], ""),
+        Figure(f"hub: 100 keys asked at once, median of {_ROUNDS}", ours_s, "s"),
+        Figure("hub: requests for them", ours[0][1], ""),
+        Figure(f"hub: plain concurrent GETs of the same, median of {_ROUNDS}", plain_s, "s"),
+        Figure("hub: the same GETs, hashed and synced to disk", statistics.median(careful), "s"),
+        Figure("hub: neffd against plain GETs", ours_s / plain_s, "times"),
     ]
 
 
@@ -89,16 +114,51 @@ def publish(host: Daemon, hub: HubProcess, names: list[ModuleName]) -> list[Figu
 
 
 def fetch(host: Daemon, hub: HubProcess, questions: list[list[ModuleName]]) -> tuple[float, int]:
-    """Seconds and requests until every name of every question was answered, one question after the other."""
-    with host:
+    """Seconds and requests until a trainer had every name of every question, one question after the other."""
+    with host, contextlib.closing(trainer(host)) as client:
         hub.reset_counters()
         began = time.monotonic()
         for names in questions:
-            answers = host.ask("prefetch", names=[str(name) for name in names], wait=True)
+            answers = client.ask("resolve", namespace=entries.NAMESPACE, keys=[name.key for name in names])
             ready = [answer for answer in answers if answer.get("state") == "ready"]
             if len(ready) != len(names):
                 raise SystemExit(f"not fetched: {answers}\n{host.log}")
         return time.monotonic() - began, hub_requests(hub)
+
+
+def unknown_keys(host: Daemon, hub: HubProcess, known: ModuleName) -> list[Figure]:
+    """Keys that nobody has, while the namespace's listing is at hand: all at once by many ranks, and in turn by one."""
+    keys = [entries.module(number).key for number in range(1_000, 1_000 + _ENTRIES)]
+    with host, contextlib.ExitStack() as clients:
+        ranks = [clients.enter_context(contextlib.closing(trainer(host))) for _ in range(_RANKS)]
+        ranks[0].ask("resolve", namespace=known.namespace, keys=[known.key])
+        eventually(lambda: host.status()["remotes"][0]["catalog"]["namespaces"], "the listing")
+        hub.reset_counters()
+        began = time.monotonic()
+        for rank in ranks:
+            rank.send({"id": 1, "op": "resolve", "namespace": known.namespace, "keys": keys})
+        for rank in ranks:
+            while not rank.receive().get("done"):
+                pass
+        at_once_s, at_once_requests = time.monotonic() - began, hub_requests(hub)
+        hub.reset_counters()
+        began = time.monotonic()
+        for key in keys:
+            ranks[0].ask("resolve", namespace=known.namespace, keys=[key])
+        in_turn_s, requests = time.monotonic() - began, hub.counters()["requests"]
+    heads = sum(count for route, count in requests.items() if route.startswith("HEAD "))
+    return [
+        Figure(f"hub: 100 unknown keys asked at once by {_RANKS} ranks", at_once_s, "s"),
+        Figure("hub: requests for them", at_once_requests, ""),
+        Figure("hub: 100 unknown keys asked one after another", in_turn_s, "s"),
+        Figure("hub: head checks for them", heads, ""),
+        Figure("hub: other requests for them", sum(requests.values()) - heads, ""),
+    ]
+
+
+def trainer(host: Daemon) -> RawClient:
+    """A connection as a trainer opens it."""
+    return RawClient(host.socket, {"root": str(host.cache)}, timeout_s=60)
 
 
 def hub_requests(hub: HubProcess) -> int:
@@ -108,8 +168,12 @@ def hub_requests(hub: HubProcess) -> int:
     return sum(count for route, count in counted.items() if not any(part in route for part in content))
 
 
-def plain_gets(hub: HubProcess, folder: Path, token: str) -> float:
-    """Seconds to GET every file of the repo's entries with 64 requests in flight and write it."""
+def plain_gets(hub: HubProcess, folder: Path, token: str, *, is_careful: bool = False) -> float:
+    """Seconds to GET every file of the repo's entries with 64 requests in flight and write it.
+
+    Args:
+        is_careful: hash and sync each file too, on threads: the least that neffd must do.
+    """
     paths = [path for path, data in hub.read_files(_REPO).items() if "/MODULE_" in path and data]
     paths = [path for path in paths if not path.endswith("neffd.json")]
     for path in paths:
@@ -124,10 +188,19 @@ def plain_gets(hub: HubProcess, folder: Path, token: str) -> float:
                 url = f"{hub.endpoint}/{_REPO}/resolve/main/{path}"
                 async with gate, session.get(url) as answer:
                     answer.raise_for_status()
-                    (folder / path).write_bytes(await answer.read())
+                    content = await answer.read()
+                    if is_careful:
+                        await asyncio.to_thread(_write_careful, folder / path, content)
+                    else:
+                        (folder / path).write_bytes(content)
 
             began = time.monotonic()
             await asyncio.gather(*map(get, paths))
             return time.monotonic() - began
 
     return asyncio.run(run())
+
+
+def _write_careful(path: Path, content: bytes) -> None:
+    hashlib.sha256(content).digest()
+    fsops.write_synced(path, content)

@@ -10,16 +10,15 @@ from typing import Any
 
 import pytest
 
-from neffd.fetch import verify
 from neffd.remotes.base import EntryFailed, EntryRefused, PublishResult, RemoteEntry, RemoteUnavailable
 from neffd.remotes.hub.repo import HubRepoRemote
 from neffd.remotes.hub.tokens import TokenSource
-from neffd.store.root import PART_SUFFIX
 from tests.harness import entries
 from tests.harness.listing import all_keys
 from tests.hub import HubServer
 from tests.matrix.outcomes import OPTIONS, OUTCOMES, READS
 from tests.unit.clock import Clock
+from tests.unit.remotes.fetching import fetched
 from tests.unit.remotes.publishing import outgoing
 
 REPO = "alice/cache"
@@ -57,6 +56,7 @@ class Host:
     async def prepare(self) -> None:
         """What the host knew before the trouble began; connections of that time are closed."""
         self._entry = await self.remote.describe(THEIRS)
+        assert self._entry is not None
         await self.remote.close()
         self.remote = self._make()
 
@@ -81,16 +81,8 @@ class Host:
         return SUCCESS
 
     async def _download(self) -> None:
-        assert self._entry is not None
         self._downloads += 1
-        folder = self._folder / f"download-{self._downloads}"
-        folder.mkdir()
-        try:
-            verify.check(self._entry, folder, await self.remote.download(self._entry, folder, lambda _: None))
-        finally:
-            arrived = {path.name: path.read_bytes() for path in folder.iterdir()}
-            assert all(name.endswith(PART_SUFFIX) for name in arrived), "nothing under a name that means something"
-        assert {name.removesuffix(PART_SUFFIX): data for name, data in arrived.items()} == CONTENT[THEIRS]
+        assert await fetched(self.remote, THEIRS, self._folder / f"download-{self._downloads}") == CONTENT[THEIRS]
 
     async def _publish(self) -> str:
         (outcome,) = await self.remote.publish([self._mine])

@@ -6,11 +6,11 @@ The asker's own limits are the client's business; here nothing waits for ever ei
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import functools
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,27 +18,29 @@ from typing import TypeVar
 
 from neff.keys import ModuleName
 from neffd import points
+from neffd.breaker import Breaker, BreakerOpen
 from neffd.catalog.catalog import Catalog
 from neffd.fetch import verify
-from neffd.fetch.flight import LONGEST_WAIT_S, READY_HERE, Answer, Flight, Flights
+from neffd.fetch.flight import READY_HERE, Answer, Flight, Flights
 from neffd.fetch.nearest import nearest_first
+from neffd.fetch.refusals import Refusals
+from neffd.fetch.watching import Watching
 from neffd.layouts import xla
 from neffd.metrics import Metrics
-from neffd.remotes.base import BEING_REWRITTEN, EntryRefused, Remote, RemoteEntry, RemoteUnavailable
-from neffd.remotes.provenance import FileDigest
+from neffd.remotes.base import BEING_REWRITTEN, EntryRefused, Fetched, Remote, RemoteUnavailable
+from neffd.slots import Line
 from neffd.store import fsops, index
 from neffd.store.index import Index
 from neffd.store.place import Placement, Placer
 from neffd.store.root import PART_SUFFIX, CacheRoot, FileFacts
 from neffd.store.sharing import CannotShare
-from neffd.tasks import Tasks
+from neffd.store.space import NEARLY_FULL, DiskFull, Space
+from neffd.tasks import Tasks, Wake
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _DESCRIBE_LIMIT_S = 30.0
-# A copy that failed verification is not asked for again for this long (or until the remote's listing drops it).
-_REFUSED_FOR_S = 600.0
 _STALL_CHECK_S = 0.5
 _RETRY_EVERY_S = 1.0
 _PRESENT, _ABSENT = "present", "absent"
@@ -69,12 +71,15 @@ class Fetcher:
         root: CacheRoot,
         sources: Sequence[Source],
         known: Index,
+        refusals: Refusals,
         tasks: Tasks,
         metrics: Metrics,
         workers: Executor,
         *,
-        parallel: int,
+        line: Line,
+        space: Space,
         stall_s: float,
+        elsewhere: Callable[[], Iterable[CacheRoot]] = tuple,
         clock: Callable[[], float] = time.monotonic,
         on_problem: Callable[[str, str, str], None] = lambda reason, detail, hint: None,
         on_healed: Callable[[str], None] = lambda reason: None,
@@ -90,16 +95,23 @@ class Fetcher:
         self._stall_s = stall_s
         self._on_problem = on_problem
         self._on_healed = on_healed
-        self._slots = asyncio.Semaphore(parallel)
-        self._refused: dict[tuple[str, ModuleName], float] = {}
+        self._line = line
+        self._space = space
+        self._elsewhere = elsewhere
+        self._refusals = refusals
         self._waiting: dict[ModuleName, _Waiting] = {}
-        self._nudged = asyncio.Event()
+        self._nudged = Wake()
         self.flights = Flights(clock)
         self.stopping = False
 
-    def resolve(self, name: ModuleName) -> Answer | Flight:
-        """The answer where it is known at once, else the flight that will bring it."""
+    def resolve(self, name: ModuleName, *, urgent: bool = True) -> Answer | Flight:
+        """The answer where it is known at once, else the flight that will bring it.
+
+        Args:
+            urgent: somebody waits for it; also of a flight that was not until now.
+        """
         if self._root.is_ready(name):
+            self._space.used(name)
             return READY_HERE
         if self.stopping:
             return Answer(False, "stopping")
@@ -110,6 +122,9 @@ class Fetcher:
         if all(source.catalog.knows_absent(*name) for source in self._sources):
             return Answer(False, "not-on-remotes")
         flight, is_new = self.flights.join(name)
+        if urgent and not flight.is_urgent:
+            flight.is_urgent = True
+            self._line.reconsider()
         if is_new:
             self._tasks.start(self._fly(flight), name=f"fetch-{name.key}")
         return flight
@@ -117,9 +132,7 @@ class Fetcher:
     async def run(self) -> None:
         """Until cancelled: place, or drop, what another process's lock kept out when that lock goes."""
         while True:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._nudged.wait(), _RETRY_EVERY_S if self._waiting else None)
-            self._nudged.clear()
+            await self._nudged.wait(_RETRY_EVERY_S if self._waiting else None)
             for name, waiting in list(self._waiting.items()):
                 await self._retry(name, waiting)
 
@@ -146,6 +159,9 @@ class Fetcher:
         except CannotShare as error:
             self._on_problem("cannot-share", error.detail, error.hint)
             answer = Answer(False, "cannot-share")
+        except DiskFull as error:
+            log.warning("fetch of %s: %s", flight.name, error)
+            answer = Answer(False, NEARLY_FULL)
         except (OSError, sqlite3.Error) as error:
             log.warning("fetch of %s: %s", flight.name, error)
             self._on_problem("disk", (error.strerror if isinstance(error, OSError) else None) or str(error), "")
@@ -186,12 +202,12 @@ class Fetcher:
             return await self._fetch(flight, source)
         except RemoteUnavailable as error:
             log.info("fetch of %s: remote %s: %s", flight.name, remote, error)
-            self._metrics.remote_failures.labels(remote, error.reason).inc()
+            if not isinstance(error, BreakerOpen):  # a look that was not taken has not failed
+                self._metrics.remote_failures.labels(remote, error.reason).inc()
             return Answer(False, "remote-unavailable")
         except EntryRefused as error:
             log.warning("refused %s from remote %s: %s", flight.name, remote, error)
             self._metrics.refused.labels(remote, error.reason).inc()
-            self._refused[remote, flight.name] = self._clock() + _REFUSED_FOR_S
             return Answer(False, "refused")
         except _Gone:
             source.catalog.forget(*flight.name)
@@ -199,7 +215,7 @@ class Fetcher:
 
     async def _ask(self, source: Source, name: ModuleName) -> str:
         """`_PRESENT` or `_ABSENT`, or why nobody can say."""
-        if self.is_refused(source.remote.name, name):
+        if await self._refusals.stands(source.catalog, name):
             return "refused"
         try:
             return _PRESENT if await source.catalog.holds(*name) else _ABSENT
@@ -216,77 +232,86 @@ class Fetcher:
         return await self._fetch_once(flight, source)  # described anew
 
     async def _fetch_once(self, flight: Flight, source: Source) -> Answer:
-        try:
-            entry = await asyncio.wait_for(source.remote.describe(flight.name), _DESCRIBE_LIMIT_S)
-        except asyncio.TimeoutError:
-            raise RemoteUnavailable("timeout") from None
-        if entry is None:
-            raise _Gone
-        if entry.provenance is not None and entry.provenance.compile_s is not None:
-            flight.give_up_s = min(LONGEST_WAIT_S, max(entry.provenance.compile_s, self._stall_s))
-        async with self._slots:
-            return await self._bring(flight, source, entry)
-
-    async def _bring(self, flight: Flight, source: Source, entry: RemoteEntry) -> Answer:
-        """Download, verify, place; what was staged is gone afterwards, unless a lock keeps it waiting."""
-        flight.total_bytes = entry.size_bytes
+        """Bring, verify, place; what was staged is gone afterwards, unless a lock keeps it waiting."""
+        await source.catalog.ready_to_fetch(flight.name.namespace)
+        reads = source.catalog.reads
         staged = await self._in_worker(self._root.new_folder, "fetch")
         try:
-            digests = await self._download(flight, source.remote, entry, staged)
-            placement, oddities = await self._in_worker(self._land, flight, entry, staged, digests, source.remote.name)
-        except BaseException:
+            async with self._watch(flight, reads) as watching:
+                with reads.attempt(is_transfer=True):
+                    fetched = await self._transfer(flight, source.remote, staged, watching)
+                if fetched is None:
+                    raise _Gone
+                placement, oddities = await self._in_worker(self._land, flight, fetched, staged, source.remote.name)
+        except BaseException as error:
+            if isinstance(error, EntryRefused):
+                await self._refusals.refuse(source.catalog, flight.name, error, staged, self._root.staging)
             await self._in_worker(fsops.remove_tree, staged)
             raise
         for oddity in oddities:
             self._metrics.suspicious.labels(oddity).inc()
-        waiting = _Waiting(staged, source.remote.name, entry.size_bytes)
+        waiting = _Waiting(staged, source.remote.name, fetched.entry.size_bytes)
         if placement is Placement.LOCKED:
             self._waiting[flight.name] = waiting
             self.nudge()  # from now on there is something to look at now and then
             return Answer(False, "locked")
         self._count(flight.name, placement, waiting)
-        return Answer(True, source=source.remote.name if placement is Placement.PLACED else "local")
+        if placement is not Placement.PLACED:
+            return READY_HERE
+        made = fetched.entry.provenance
+        return Answer(True, source=source.remote.name, compile_s=made.compile_s if made is not None else None)
 
-    def _land(
-        self, flight: Flight, entry: RemoteEntry, staged: Path, digests: Mapping[str, FileDigest], remote: str
-    ) -> tuple[Placement, list[str]]:
-        """Verify, note where it comes from, place: on a worker thread, in one go. Also returns what looked odd."""
-        oddities = verify.check(entry, staged, digests)
-        points.reached("entry-staged")
-        self._note_origin(entry, staged, digests, remote)
-        points.reached("index-written")
-        return self._place(entry.name, staged, bool(flight.holders)), oddities
-
-    async def _download(
-        self, flight: Flight, remote: Remote, entry: RemoteEntry, staged: Path
-    ) -> Mapping[str, FileDigest]:
-        """Download, given up when no byte arrives for the stall limit."""
-        flight.own_bytes = 0
-        transfer = self._tasks.start(
-            remote.download(entry, staged, lambda count: self.flights.moved(flight, count)),
-            name=f"download-{flight.name.key}",
-            watched=True,
+    def _watch(self, flight: Flight, reads: Breaker) -> Watching:
+        return Watching(
+            flight,
+            self.flights,
+            self._line,
+            self._clock,
+            stall_s=self._stall_s,
+            describe_s=_DESCRIBE_LIMIT_S,
+            on_moved=reads.moved,
+            nearby=functools.partial(self._nearby, flight.name),
+            reserve=self._space.reserve,
         )
-        seen_bytes, seen_at = 0, self._clock()
+
+    def _nearby(self, name: ModuleName, file: str) -> Path | None:
+        """A file of the same entry in another cache directory of this host."""
+        ready = (root for root in self._elsewhere() if root is not self._root and root.is_ready(name))
+        return next((root.entry(name) / file for root in ready), None)
+
+    def _land(self, flight: Flight, fetched: Fetched, staged: Path, remote: str) -> tuple[Placement, list[str]]:
+        """Verify, note where it comes from, place: on a worker thread, in one go. Also returns what looked odd."""
+        oddities = verify.check(fetched.entry, staged, fetched.digests)
+        points.reached("entry-staged")
+        self._note_origin(fetched, staged, remote)
+        points.reached("index-written")
+        return self._place(flight.name, staged, bool(flight.holders)), oddities
+
+    async def _transfer(self, flight: Flight, remote: Remote, staged: Path, watching: Watching) -> Fetched | None:
+        """What the remote brings; given up when that is overdue."""
+        transfer = self._tasks.start(
+            remote.fetch(flight.name, staged, watching), name=f"download-{flight.name.key}", watched=True
+        )
         try:
             while True:
                 finished, _ = await asyncio.wait({transfer}, timeout=_STALL_CHECK_S)
                 if finished:
-                    digests: Mapping[str, FileDigest] = transfer.result()
-                    return digests
-                if flight.own_bytes != seen_bytes:
-                    seen_bytes, seen_at = flight.own_bytes, self._clock()
-                elif self._clock() - seen_at > self._stall_s:
-                    raise RemoteUnavailable("stalled", f"no byte in {self._stall_s:g} s")
+                    return transfer.result()
+                if (why := watching.overdue()) is not None:
+                    raise RemoteUnavailable("stalled", why)
         finally:
-            transfer.cancel()
+            if not transfer.done():
+                transfer.cancel()
+                await asyncio.wait({transfer})  # what it writes to is removed next
 
-    def _note_origin(self, entry: RemoteEntry, staged: Path, digests: Mapping[str, FileDigest], remote: str) -> None:
+    def _note_origin(self, fetched: Fetched, staged: Path, remote: str) -> None:
         """Before the ready mark appears: what is placed now must never be taken for our own work."""
+        entry = fetched.entry
         facts = (staged / (xla.NEFF + PART_SUFFIX)).stat()
         neff = FileFacts(facts.st_size, facts.st_mtime_ns, facts.st_ino, facts.st_uid, facts.st_gid)
         compile_s = entry.provenance.compile_s if entry.provenance else None
-        self._index.note_blocking(self._root.path, entry.name, index.from_remote(remote), neff, digests, compile_s)
+        origin = index.from_remote(remote)
+        self._index.note_blocking(self._root.path, entry.name, origin, neff, fetched.digests, compile_s)
 
     def _place(self, name: ModuleName, staged: Path, asker_holds_lock: bool) -> Placement:
         placement = self._placer.place(name, staged, asker_holds_lock=asker_holds_lock)
@@ -300,16 +325,6 @@ class Fetcher:
             self._on_healed("disk")
             self._metrics.fetched_entries.labels(entry.source).inc()
             self._metrics.fetched_bytes.labels(entry.source).inc(entry.size_bytes)
-
-    def is_refused(self, remote: str, name: ModuleName) -> bool:
-        """Whether that remote's copy failed verification lately."""
-        until = self._refused.get((remote, name))
-        if until is None:
-            return False
-        if self._clock() < until:
-            return True
-        del self._refused[remote, name]
-        return False
 
     async def _in_worker(self, work: Callable[..., _T], *args: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._workers, work, *args)

@@ -14,35 +14,70 @@ LONGEST_WAIT_S = 600.0
 
 @dataclass(frozen=True)
 class Answer:
-    """The final word on one key: ready (from `source`), or absent because of `reason`."""
+    """The final word on one key: ready (from `source`), or absent because of `reason`.
+
+    `compile_s` is what a fetched entry would have cost to compile, where that is known; `text` says more of the reason,
+    in one printable line.
+    """
 
     ready: bool
     reason: str = ""
     source: str = ""
+    compile_s: float | None = None
+    text: str = ""
 
 
 READY_HERE = Answer(True, source="local")
 
 
 @dataclass
+class Meter:
+    """Counts the bytes of all flights."""
+
+    moved_bytes: int = 0
+
+
+@dataclass
 class Flight:
     """The fetch of one entry.
 
-    `found` is set once a remote is known to hold it; `holders` are askers that have made the entry's lock.
-    `queued_bytes` is what other flights moved while this one waited for its turn, so that an asker in the queue sees
-    progress too.
+    `found` is set once a remote is known to hold it; `holders` are askers that have made the entry's lock; a flight is
+    urgent as soon as a trainer waits for it.
     """
 
     name: ModuleName
     began_at: float
     outcome: asyncio.Future[Answer]
     found: bool = False
+    is_urgent: bool = False
     remote: str = ""
-    queued_bytes: int = 0
     own_bytes: int = 0
     total_bytes: int = 0
     give_up_s: float = LONGEST_WAIT_S
     holders: set[int] = field(default_factory=set)
+    line: Meter = field(default_factory=Meter)
+
+    def __post_init__(self) -> None:
+        self._queued_from_bytes = self.line.moved_bytes
+        self._queued_bytes: int | None = None
+
+    def begin(self, total_bytes: int) -> None:
+        """Its turn has come."""
+        if self._queued_bytes is None:
+            self._queued_bytes = self.queued_bytes
+        self.total_bytes = total_bytes
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether its turn has come."""
+        return self._queued_bytes is not None
+
+    @property
+    def queued_bytes(self) -> int:
+        """What others moved while this one waited for its turn, so that an asker in the queue sees progress too."""
+        if self._queued_bytes is not None:
+            return self._queued_bytes
+        return max(0, self.line.moved_bytes - self._queued_from_bytes - self.own_bytes)
 
     @property
     def done_bytes(self) -> int:
@@ -56,13 +91,14 @@ class Flights:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._open: dict[ModuleName, Flight] = {}
+        self._line = Meter()
 
     def join(self, name: ModuleName) -> tuple[Flight, bool]:
         """The flight for `name`, and whether it is new: then the caller has to start it."""
         flight = self._open.get(name)
         if flight is not None:
             return flight, False
-        flight = Flight(name, self._clock(), asyncio.get_running_loop().create_future())
+        flight = Flight(name, self._clock(), asyncio.get_running_loop().create_future(), line=self._line)
         self._open[name] = flight
         return flight, True
 
@@ -76,9 +112,7 @@ class Flights:
     def moved(self, flight: Flight, count: int) -> None:
         """Note `count` bytes of `flight`; from any thread, since a lost update only makes progress look smaller."""
         flight.own_bytes += count
-        for other in list(self._open.values()):
-            if other.found and not other.total_bytes:
-                other.queued_bytes += count
+        self._line.moved_bytes += count
 
     def under_way(self) -> list[Flight]:
         """Flights that a remote was found for."""

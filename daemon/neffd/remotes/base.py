@@ -9,7 +9,7 @@ The catalog and the fetcher build on these three alone.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -54,13 +54,16 @@ class EntryRefused(Exception):
 class RemoteFile:
     """One file of an entry as the remote lists it, with the digest that the remote itself states, if any.
 
-    Large files on the Hub have a `sha256`, small ones a git blob id (`git_sha1`).
+    Large files on the Hub have a `sha256`, small ones a git blob id (`git_sha1`). `xet_hash` names the content in the
+    Hub's chunk store, where it is kept there. Where no digest is stated, `stamp` changes when the file is written over.
     """
 
     name: str
     size_bytes: int
     sha256: str | None = None
     git_sha1: str | None = None
+    xet_hash: str | None = None
+    stamp: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,34 @@ class RemoteEntry:
     @property
     def size_bytes(self) -> int:
         return sum(file.size_bytes for file in self.files)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """An entry that was brought: as the remote describes it, and what was written of each file."""
+
+    entry: RemoteEntry
+    digests: Mapping[str, FileDigest]
+
+
+class Watcher(Protocol):
+    """Whoever waits for an entry that a remote brings."""
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether a trainer waits for it; may change at any time."""
+
+    def nearby(self, file: str) -> Path | None:
+        """Where else on this host the entry lies, if it does: perhaps with the same content."""
+
+    async def turn(self, entry: RemoteEntry) -> None:
+        """To be told once what the entry is; returns when there is room for it.
+
+        Before that a remote may begin with a little of it, so that what is fetched alone comes at once.
+        """
+
+    def moved(self, count: int) -> None:
+        """`count` bytes arrived. From any thread."""
 
 
 @dataclass(frozen=True)
@@ -136,15 +167,14 @@ class Remote(Protocol):
         """The compiler versions that the remote holds entries of."""
 
     async def describe(self, name: ModuleName) -> RemoteEntry | None:
-        """The entry's files at one revision, or None if the remote says there is no ready entry."""
+        """What the remote states of an entry now, without bringing it; None if it says there is no ready entry."""
 
-    async def download(
-        self, entry: RemoteEntry, directory: Path, progress: Callable[[int], None]
-    ) -> dict[str, FileDigest]:
-        """Write the entry's files into `directory`, each under its name with PART_SUFFIX, synced to disk.
+    async def fetch(self, name: ModuleName, directory: Path, watcher: Watcher) -> Fetched | None:
+        """Bring an entry, all of one revision; None if the remote says there is no ready entry.
 
-        Calls `progress`, from any thread, with each number of bytes that arrived. Returns what was written of every
-        file. Raises EntryRefused if the copy is not what the remote states.
+        Its files are written into `directory`, each under its name with PART_SUFFIX, synced to disk. Whatever comes of
+        it, the directory and what is left there are the caller's to remove. Raises EntryRefused if the copy is not
+        what the remote states.
         """
 
     async def publish(self, entries: Sequence[OutgoingEntry]) -> list[PublishResult | EntryFailed]:

@@ -21,16 +21,18 @@ from typing import ParamSpec, TypeVar
 from neff import keys
 from neff.keys import ModuleName
 from neffd.layouts import xla
-from neffd.remotes import provenance
+from neffd.remotes import drafts, provenance
 from neffd.remotes.base import (
     Access,
     EntryFailed,
     EntryRefused,
+    Fetched,
     OutgoingEntry,
     PublishResult,
     RemoteEntry,
     RemoteFile,
     RemoteUnavailable,
+    Watcher,
 )
 from neffd.remotes.provenance import FileDigest, Provenance
 from neffd.store import fsops, sharing
@@ -60,6 +62,7 @@ class DirectoryRemote:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"neffd-remote-{name}")
         self._ready: dict[str, set[str]] = {}
         self._unready: dict[str, set[str]] = {}
+        self._sweep_at = time.monotonic()
         self._stamps: dict[str, tuple[Hashable, float]] = {}
 
     async def access(self) -> Access:
@@ -80,13 +83,15 @@ class DirectoryRemote:
     async def describe(self, name: ModuleName) -> RemoteEntry | None:
         return await self._in_thread(self._describe, name)
 
-    async def download(
-        self, entry: RemoteEntry, directory: Path, progress: Callable[[int], None]
-    ) -> dict[str, FileDigest]:
-        return await self._in_thread(self._download, entry, directory, progress)
+    async def fetch(self, name: ModuleName, directory: Path, watcher: Watcher) -> Fetched | None:
+        entry = await self._in_thread(self._describe, name)
+        if entry is None:
+            return None
+        await watcher.turn(entry)
+        return Fetched(entry, await self._in_thread(self._download, entry, directory, watcher.moved))
 
     async def publish(self, entries: Sequence[OutgoingEntry]) -> list[PublishResult | EntryFailed]:
-        return await self._in_thread(lambda: [self._publish(entry) for entry in entries])
+        return await self._in_thread(self._publish_all, entries)
 
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -162,7 +167,7 @@ class DirectoryRemote:
         # Read before the listing: a file that comes later is stated later.
         stated = _read_provenance(folder)
         files = tuple(
-            RemoteFile(item.name, item.stat(follow_symlinks=False).st_size)
+            _as_listed(item.name, item.stat(follow_symlinks=False))
             for item in sorted(os.scandir(folder), key=lambda item: item.name)
             if item.name in xla.SHARED and item.is_file(follow_symlinks=False)
         )
@@ -184,6 +189,12 @@ class DirectoryRemote:
                     raise _LocalDiskError(error.errno, error.strerror, str(target)) from error
                 raise
         return digests
+
+    def _publish_all(self, entries: Sequence[OutgoingEntry]) -> list[PublishResult | EntryFailed]:
+        if time.monotonic() >= self._sweep_at:
+            drafts.sweep(self._root, _STAGING)
+            self._sweep_at = time.monotonic() + drafts.ABANDONED_S
+        return [self._publish(entry) for entry in entries]
 
     def _publish(self, entry: OutgoingEntry) -> PublishResult | EntryFailed:
         self._check_root()
@@ -298,6 +309,10 @@ class DirectoryRemote:
     def _folders(parent: Path, wanted: Callable[[str], bool]) -> Iterator[str]:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(parent) as found:
             yield from [item.name for item in found if wanted(item.name) and item.is_dir(follow_symlinks=False)]
+
+
+def _as_listed(file: str, facts: os.stat_result) -> RemoteFile:
+    return RemoteFile(file, facts.st_size, stamp=f"{facts.st_ino} {facts.st_mtime_ns}")
 
 
 def _copy_checked(entry: OutgoingEntry, file: str, target: Path) -> None:

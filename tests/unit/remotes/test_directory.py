@@ -12,14 +12,14 @@ from typing import BinaryIO
 import pytest
 
 from neff.keys import ModuleName
-from neffd.fetch import verify
 from neffd.remotes import directory, provenance
-from neffd.remotes.base import EntryFailed, EntryRefused, PublishResult, RemoteUnavailable
+from neffd.remotes.base import EntryFailed, EntryRefused, PublishResult, RemoteEntry, RemoteUnavailable
 from neffd.remotes.directory import DirectoryRemote
 from neffd.remotes.provenance import Provenance
 from neffd.store.root import PART_SUFFIX
 from tests.harness import entries
 from tests.harness.listing import all_keys
+from tests.unit.remotes.fetching import Waiting, fetched
 from tests.unit.remotes.publishing import digests, outgoing
 
 GENERATIONS = pytest.mark.parametrize("namespace", [entries.NAMESPACE, entries.OLD_NAMESPACE])
@@ -42,12 +42,9 @@ async def remote(shared: Path) -> AsyncIterator[DirectoryRemote]:
 
 
 async def _fetch(remote: DirectoryRemote, name: ModuleName, folder: Path) -> dict[str, bytes]:
-    """Download and verify, as the fetcher does."""
-    entry = await remote.describe(name)
-    assert entry is not None
-    folder.mkdir()
-    verify.check(entry, folder, await remote.download(entry, folder, lambda _: None))
-    return {path.name.removesuffix(PART_SUFFIX): path.read_bytes() for path in folder.iterdir()}
+    content = await fetched(remote, name, folder)
+    assert content is not None
+    return content
 
 
 @GENERATIONS
@@ -181,12 +178,13 @@ async def test_links_on_the_remote_lead_nowhere(
 
 async def test_a_link_that_appears_after_the_listing(remote: DirectoryRemote, shared: Path, tmp_path: Path) -> None:
     folder = entries.write(shared, NAME, entries.files(NAME))
-    entry = await remote.describe(NAME)
-    assert entry is not None
-    (folder / "model.neff").unlink()
-    (folder / "model.neff").symlink_to("/etc/passwd")
+
+    def swap(_: RemoteEntry) -> None:
+        (folder / "model.neff").unlink()
+        (folder / "model.neff").symlink_to("/etc/passwd")
+
     with pytest.raises(EntryRefused) as refusal:
-        await remote.download(entry, tmp_path, lambda _: None)
+        await remote.fetch(NAME, tmp_path, Waiting(at_turn=swap))
     assert refusal.value.reason == "not-a-file"
 
 
@@ -266,11 +264,9 @@ async def test_a_full_disk_of_this_host_is_not_the_remotes_fault(
     remote: DirectoryRemote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await remote.publish([outgoing(tmp_path / "pin", NAME, entries.files(NAME))])
-    entry = await remote.describe(NAME)
-    assert entry is not None
     await _with_full_disk(monkeypatch, tmp_path / "down")
     with pytest.raises(OSError, match="No space left") as full:
-        await remote.download(entry, tmp_path / "down", lambda _: None)
+        await remote.fetch(NAME, tmp_path / "down", Waiting())
     assert full.value.errno == errno.ENOSPC
 
 

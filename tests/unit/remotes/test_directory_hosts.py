@@ -15,7 +15,6 @@ import pytest
 
 from neff import keys
 from neff.keys import ModuleName
-from neffd.fetch import verify
 from neffd.remotes import provenance
 from neffd.remotes.base import EntryFailed, PublishResult
 from neffd.remotes.directory import DirectoryRemote
@@ -23,6 +22,7 @@ from neffd.store import fsops
 from tests.harness import entries
 from tests.harness.daemon import python_path
 from tests.harness.listing import all_keys
+from tests.unit.remotes.fetching import fetched
 from tests.unit.remotes.publishing import digests, outgoing
 from tests.unit.store.as_user import User, needs_root
 
@@ -38,6 +38,7 @@ from pathlib import Path
 from neffd.remotes.base import EntryFailed
 from neffd.remotes.directory import DirectoryRemote
 from tests.harness import entries
+from tests.unit.remotes.fetching import fetched
 from tests.unit.remotes.publishing import outgoing
 
 home, shared, seed, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
@@ -246,8 +247,6 @@ async def _publish_or_fail(remote: DirectoryRemote, pinned: Path, name: ModuleNa
 
 
 async def _fetch(remote: DirectoryRemote, name: ModuleName, folder: Path) -> dict[str, bytes]:
-    entry = await remote.describe(name)
-    assert entry is not None
-    folder.mkdir()
-    verify.check(entry, folder, await remote.download(entry, folder, lambda _: None))
-    return {path.name.removesuffix(".part"): path.read_bytes() for path in folder.iterdir()}
+    content = await fetched(remote, name, folder)
+    assert content is not None
+    return content

@@ -27,11 +27,13 @@ from neffd.remotes.base import (
     BEING_REWRITTEN,
     Access,
     EntryFailed,
+    Fetched,
     OutgoingEntry,
     PublishResult,
     RemoteEntry,
     RemoteFile,
     RemoteUnavailable,
+    Watcher,
 )
 from neffd.remotes.hub.bucket_listings import Listings
 from neffd.remotes.hub.bucket_publish import BucketPublisher
@@ -39,7 +41,7 @@ from neffd.remotes.hub.bucket_rule import NAMES, Picture, Stored
 from neffd.remotes.hub.files import has_changed
 from neffd.remotes.hub.together import Together
 from neffd.remotes.hub.tokens import TokenSource
-from neffd.remotes.hub.workers import HubCallFailed, HubWorker
+from neffd.remotes.hub.workers import HubCallFailed, HubWorker, OnProgress
 from neffd.remotes.provenance import FileDigest, Provenance
 from neffd.store import fsops
 from neffd.store.root import PART_SUFFIX
@@ -132,15 +134,17 @@ class HubBucketRemote:
         listed = tuple(RemoteFile(file, stored.size_bytes) for file, stored in files.items())
         return RemoteEntry(name, listed, picture.revision, picture.stated)
 
-    async def download(
-        self, entry: RemoteEntry, directory: Path, progress: Callable[[int], None]
-    ) -> dict[str, FileDigest]:
-        digests = await self._transfers.ask(_Transfer(entry, directory, progress))
+    async def fetch(self, name: ModuleName, directory: Path, watcher: Watcher) -> Fetched | None:
+        entry = await self.describe(name)
+        if entry is None:
+            return None
+        await watcher.turn(entry)
+        digests = await self._transfers.ask(_Transfer(entry, directory, watcher.moved))
         if not _fits(entry, digests) and _remember(self._doubtful, entry.revision, None):
             # Perhaps a host is about to mend it: only what is still the same next time is refused. Who then compiles it
             # and publishes, mends it too.
             raise RemoteUnavailable(BEING_REWRITTEN, f"{entry.name} is not what its neffd.json says")
-        return digests
+        return Fetched(entry, digests)
 
     async def publish(self, entries: Sequence[OutgoingEntry]) -> list[PublishResult | EntryFailed]:
         changed = await self._in_thread(lambda: {entry.name for entry in entries if has_changed(entry)})
@@ -227,7 +231,7 @@ class HubBucketRemote:
                 path, target = f"{transfer.entry.name}/{file.name}", transfer.directory / (file.name + PART_SUFFIX)
                 wanted.append([path, file.size_bytes, hashes[file.name], str(target)])
 
-        def moved() -> None:
+        def moved(_: object) -> None:
             for transfer in self._transfers.open:
                 transfer.progress(1)  # how much is known at the end; that it moves, to those in the queue too
 
@@ -237,7 +241,7 @@ class HubBucketRemote:
         return await self._call(self._uploader, op, **fields)
 
     async def _call(
-        self, worker: HubWorker, op: str, on_progress: Callable[[], None] = lambda: None, **fields: Any
+        self, worker: HubWorker, op: str, on_progress: OnProgress = lambda _: None, **fields: Any
     ) -> dict[str, Any]:
         await self._in_thread(lambda: self._scratch.mkdir(parents=True, exist_ok=True))
         request = {"bucket": self._bucket, "token": self._tokens.get(), "scratch": str(self._scratch), **fields}

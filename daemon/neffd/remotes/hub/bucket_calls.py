@@ -6,7 +6,6 @@ Lists of files travel as `[path, size_bytes, xet_hash]`; a source is the path of
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 import tempfile
 import time
@@ -19,34 +18,6 @@ from neffd.layouts import xla
 
 Request = dict[str, Any]
 Result = dict[str, Any]
-
-# Entries are many small files: hf_xet's defaults (8 and 4) leave the line idle.
-_PARALLEL = {
-    "HF_XET_DATA_MAX_CONCURRENT_FILE_DOWNLOADS": "64",
-    "HF_XET_CLIENT_AC_INITIAL_DOWNLOAD_CONCURRENCY": "32",
-}
-
-
-def operations(moved: Callable[[], None]) -> dict[str, Callable[[Request], Result]]:
-    """The bucket's operations by name; each calls `moved` when something moves."""
-
-    def moving(work: Callable[[Request], Result]) -> Callable[[Request], Result]:
-        def run(request: Request) -> Result:
-            _report_transfers(moved)
-            return work(request)
-
-        return run
-
-    return {
-        "bucket-access": _access,
-        "bucket-list": _list,
-        "bucket-namespaces": _namespaces,
-        "bucket-look": _look,
-        "bucket-read": moving(_read),
-        "bucket-download": moving(_download),
-        "bucket-hash": _hash,
-        "bucket-write": moving(_write),
-    }
 
 
 def _access(request: Request) -> Result:
@@ -176,23 +147,16 @@ def _text(path: Path) -> str | None:
 def _api(request: Request) -> Any:
     from huggingface_hub import HfApi
 
-    for name, value in _PARALLEL.items():
-        os.environ.setdefault(name, value)  # read when the first transfer starts
     return HfApi(endpoint=request["endpoint"], token=request["token"] or False, library_name="neffd")
 
 
-def _report_transfers(moved: Callable[[], None]) -> None:
-    """A transfer moves while bytes do, or the store's checks after them: not because its progress is reported."""
-    from huggingface_hub.utils import _xet_progress_reporting as reporting
-
-    def update_progress(self: Any, group: Any, _items: Any = None) -> None:
-        shard = group.shard
-        checks = [getattr(shard, name) for name in dir(shard) if not name.startswith("_")]
-        seen = (group.total_bytes_completed, group.total_transfer_bytes_completed, checks)
-        if seen != getattr(self, "seen", None):
-            self.seen = seen
-            moved()
-
-    kinds: list[Any] = [reporting.XetDownloadProgressReporter, reporting.XetUploadProgressReporter]
-    for kind in kinds:
-        kind.update_progress = update_progress
+OPERATIONS: dict[str, Callable[[Request], Result]] = {
+    "bucket-access": _access,
+    "bucket-list": _list,
+    "bucket-namespaces": _namespaces,
+    "bucket-look": _look,
+    "bucket-read": _read,
+    "bucket-download": _download,
+    "bucket-hash": _hash,
+    "bucket-write": _write,
+}

@@ -11,10 +11,12 @@ import functools
 import json
 import re
 import ssl
+import time
 import urllib.request
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urljoin
+from urllib.parse import quote, urlencode
 
 import aiohttp
 from yarl import URL
@@ -22,6 +24,7 @@ from yarl import URL
 from neffd import __version__
 from neffd.remotes.base import RemoteUnavailable
 from neffd.remotes.hub.budget import retry_after_s
+from neffd.remotes.hub.quotas import Quotas
 from neffd.remotes.hub.tokens import TokenSource
 
 MAX_PATHS_PER_REQUEST = 1_000
@@ -33,10 +36,41 @@ _MAX_REDIRECTS = 5
 _CONNECTIONS = 128
 # A thread is asked to write each piece: larger pieces, fewer hops.
 _READ_BUFFER_BYTES = 512 * 1024
+_REDIRECTS = (301, 302, 303, 307, 308)
+_FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+_CONTENT_RANGE = re.compile(r"bytes (?P<start>\d{1,18})-\d{1,18}/(?P<size>\d{1,18}|\*)")
 
 
 class NotThere(Exception):
     """The Hub says that a path does not exist at that revision."""
+
+
+class RangeRefused(Exception):
+    """The server does not go on where it was asked to: what it has now is not what we had begun."""
+
+
+@dataclass(frozen=True)
+class FileAnswer:
+    """One file on its way.
+
+    Args:
+        content: the bytes from `start_bytes` on, to the end.
+        start_bytes: 0 where the server does not go on in the middle, whatever it was asked.
+        size_bytes: of the whole file; None if it was not told.
+    """
+
+    content: aiohttp.StreamReader
+    start_bytes: int
+    size_bytes: int | None
+
+
+@dataclass(frozen=True)
+class XetAccess:
+    """A short-lived permission to read the chunk store: its URL, a token for it, and when that ends (Unix time)."""
+
+    url: str
+    token: str
+    expires_unix_s: int
 
 
 class HubClient:
@@ -49,6 +83,7 @@ class HubClient:
         connect_s: how long a connection may take.
         read_s: how long nothing may come over one.
         tls: which servers to trust; None for the system's choice.
+        quotas: told what every answer of the Hub says of them.
     """
 
     def __init__(
@@ -60,11 +95,14 @@ class HubClient:
         connect_s: float = CONNECT_S,
         read_s: float = READ_S,
         tls: ssl.SSLContext | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
-        self._endpoint = endpoint
+        endpoint = str(URL(endpoint)).rstrip("/")  # in the one form that addresses are compared in
         self._api = f"{endpoint}/api/models/{repo_id}"
         self._files = f"{endpoint}/{repo_id}/resolve"
         self._origin = URL(endpoint).origin()
+        self._address = (self._origin.scheme, self._origin.raw_host, self._origin.port)
+        self._quotas = quotas or Quotas(time.monotonic)
         self._tokens = tokens
         self._timeout = aiohttp.ClientTimeout(
             total=None, connect=2 * connect_s, sock_connect=connect_s, sock_read=read_s
@@ -80,9 +118,10 @@ class HubClient:
             raise RemoteUnavailable("bad-answer", "no commit in the answer to a head poll")
         return commit
 
-    async def tree(self, path: str, revision: str) -> AsyncIterator[list[dict[str, Any]]]:
-        """The items of one folder, page by page; raises NotThere if there is no such folder at that revision."""
-        url: str | None = f"{self._api}/tree/{revision}/{quote(path, safe='')}".rstrip("/")
+    async def tree(self, path: str, revision: str, *, recursive: bool = False) -> AsyncIterator[list[dict[str, Any]]]:
+        """The items of one folder, or of all below it, page by page; raises NotThere where there is no such folder."""
+        folder = f"{self._api}/tree/{revision}/{quote(path, safe='')}".rstrip("/")
+        url: str | None = f"{folder}?recursive=true" if recursive else folder
         seen: set[str] = set()
         while url is not None:
             seen.add(url)
@@ -101,8 +140,9 @@ class HubClient:
         found: list[dict[str, Any]] = []
         for start in range(0, len(paths), MAX_PATHS_PER_REQUEST):
             part = paths[start : start + MAX_PATHS_PER_REQUEST]
-            body = [*(("paths", path) for path in part), ("expand", "false")]
-            async with self._request("POST", f"{self._api}/paths-info/{revision}", data=body) as answer:
+            body = urlencode({"paths": part, "expand": "false"}, doseq=True).encode()
+            url = f"{self._api}/paths-info/{revision}"
+            async with self._request("POST", url, headers=_FORM, data=body) as answer:
                 items = await _json(answer)
             if not isinstance(items, list):
                 raise RemoteUnavailable("bad-answer", "paths-info is no list")
@@ -110,11 +150,36 @@ class HubClient:
         return found
 
     @contextlib.asynccontextmanager
-    async def open_file(self, revision: str, path: str) -> AsyncIterator[aiohttp.StreamReader]:
-        """The content of one file: one request to the Hub, redirected to where the bytes are."""
+    async def get_file(self, revision: str, path: str, start_bytes: int = 0) -> AsyncIterator[FileAnswer]:
+        """One file, or its rest from `start_bytes` on: one request to the Hub, redirected to where the bytes are.
+
+        Raises NotThere, RemoteUnavailable, and RangeRefused where a rest cannot be had.
+        """
         url = f"{self._files}/{revision}/{quote(path)}"
-        async with self._request("GET", url, headers={"Accept-Encoding": "identity"}) as answer:
+        headers = {"Accept-Encoding": "identity"}
+        if start_bytes:
+            headers["Range"] = f"bytes={start_bytes}-"
+        async with self._request("GET", url, headers=headers) as answer:
+            yield _file_answer(answer, start_bytes)
+
+    @contextlib.asynccontextmanager
+    async def open_file(self, revision: str, path: str) -> AsyncIterator[aiohttp.StreamReader]:
+        """The content of one file, see `get_file`."""
+        async with self.get_file(revision, path) as answer:
             yield answer.content
+
+    async def xet_access(self, revision: str) -> XetAccess:
+        """Permission to read from the chunk store what is at `revision`."""
+        async with self._request("GET", f"{self._api}/xet-read-token/{revision}") as answer:
+            told = await _json(answer)
+        try:
+            access = XetAccess(str(told["casUrl"]), str(told["accessToken"]), int(told["exp"]))
+            is_safe = URL(access.url).scheme in ("https", self._origin.scheme)
+        except (KeyError, TypeError, ValueError):
+            is_safe = False
+        if not is_safe:
+            raise RemoteUnavailable("bad-answer", "no way to the chunk store in the answer to a token request")
+        return access
 
     async def close(self) -> None:
         """Close all connections."""
@@ -128,19 +193,17 @@ class HubClient:
         url: str,
         *,
         headers: dict[str, str] | None = None,
-        data: Any = None,
+        data: bytes | None = None,
         may_miss: bool = False,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._session is None:
-            self._session = aiohttp.ClientSession(
-                timeout=self._timeout,
-                read_bufsize=_READ_BUFFER_BYTES,
-                connector=aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=self._tls),
-            )
+            self._session = self._open_session()
         try:
-            answer = await self._follow(method, url, headers or {}, data)
+            answer = await self._follow(method, url, headers, data)
             async with answer:
-                if answer.url.origin() == self._origin:
+                if answer.status == 416 and headers is not None and "Range" in headers:
+                    raise RangeRefused("the content is shorter than what there was")
+                if self._is_hub(answer.url):
                     _raise_for(answer, may_miss)
                 elif answer.status >= 400:  # the store's word, not the Hub's: it knows neither our token nor the repo
                     raise RemoteUnavailable("broken-transfer", f"status {answer.status} where the content is")
@@ -156,32 +219,60 @@ class HubClient:
         except aiohttp.ClientError as error:
             raise RemoteUnavailable("unreachable", type(error).__name__) from None
 
-    async def _follow(self, method: str, url: str, headers: dict[str, str], data: Any) -> aiohttp.ClientResponse:
+    async def _follow(
+        self, method: str, url: str, headers: dict[str, str] | None, data: bytes | None
+    ) -> aiohttp.ClientResponse:
         """Send, following redirects by hand: the token must not leave its origin."""
         assert self._session is not None
+        where = URL(url, encoded=True)
         for _ in range(_MAX_REDIRECTS):
-            sent = {"User-Agent": f"neffd/{__version__}", **headers}
-            token = self._tokens.get()
-            if token is not None and _origin_of(url) == self._origin:
-                sent["Authorization"] = f"Bearer {token}"
-            form = aiohttp.FormData(data) if data is not None else None
+            is_hub = self._is_hub(where)
             answer = await self._session.request(
                 method,
-                URL(url, encoded=True),
-                headers=sent,
-                data=form,
+                where,
+                headers=self._with_token(headers) if is_hub else headers,
+                data=data,
                 allow_redirects=False,
-                proxy=_proxy_for(URL(url)),
+                proxy=_proxy(where.scheme, where.host or ""),
             )
-            location = answer.headers.get("Location")
-            is_file_head = method == "HEAD" and "X-Repo-Commit" in answer.headers
-            if answer.status not in (301, 302, 303, 307, 308) or location is None or is_file_head:
+            told = answer.headers
+            if is_hub:
+                self._quotas.note(told.get("RateLimit", ""), told.get("RateLimit-Policy", ""))
+            location = told.get("Location")
+            is_file_head = method == "HEAD" and "X-Repo-Commit" in told
+            if answer.status not in _REDIRECTS or location is None or is_file_head:
                 return answer
             answer.release()
-            url = _next_url(url, location)
-            if URL(url).scheme not in ("https", self._origin.scheme):
+            where = _next_url(where, location)
+            if where.scheme not in ("https", self._origin.scheme):
                 raise RemoteUnavailable("bad-answer", "a redirect leaves https")
         raise RemoteUnavailable("bad-answer", "too many redirects")
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            timeout=self._timeout,
+            read_bufsize=_READ_BUFFER_BYTES,
+            headers={"User-Agent": f"neffd/{__version__}"},
+            connector=aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=self._tls),
+        )
+
+    def _with_token(self, headers: dict[str, str] | None) -> dict[str, str] | None:
+        token = self._tokens.get()
+        return headers if token is None else {**(headers or {}), "Authorization": f"Bearer {token}"}
+
+    def _is_hub(self, url: URL) -> bool:
+        return (url.scheme, (url.raw_host or "").lower(), url.port) == self._address
+
+
+def _file_answer(answer: aiohttp.ClientResponse, asked_bytes: int) -> FileAnswer:
+    """Read what the headers say; raises RangeRefused where they speak of another part than was asked."""
+    start_bytes, size = 0, answer.headers.get("Content-Length", "")
+    if answer.status == 206:
+        part = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+        if part is None or int(part["start"]) != asked_bytes:
+            raise RangeRefused("another part than was asked")
+        start_bytes, size = asked_bytes, part["size"]
+    return FileAnswer(answer.content, start_bytes, int(size) if size.isdecimal() else None)
 
 
 def _origin_of(url: str) -> URL | None:
@@ -200,21 +291,17 @@ def _next_page(answer: aiohttp.ClientResponse) -> str | None:
     return None if link is None else str(link.get("url"))
 
 
-def _next_url(url: str, location: str) -> str:
+def _next_url(url: URL, location: str) -> URL:
     with contextlib.suppress(ValueError):
-        following = urljoin(url, location)
-        if location.isprintable() and _origin_of(following) is not None:
+        following = url.join(URL(location, encoded=True))
+        if location.isprintable() and following.host and following.port:
             return following
     raise RemoteUnavailable("bad-answer", "a redirect leads nowhere")
 
 
-def _proxy_for(url: URL) -> str | None:
-    """The environment's proxy. Not by aiohttp's trust_env, which also reads ~/.netrc, anew for each request."""
-    return _proxy(url.scheme, url.host or "")
-
-
 @functools.lru_cache(maxsize=64)
 def _proxy(scheme: str, host: str) -> str | None:
+    """The environment's proxy. Not by aiohttp's trust_env, which also reads ~/.netrc, anew for each request."""
     return None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(scheme)
 
 

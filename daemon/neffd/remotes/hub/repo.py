@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -22,31 +23,33 @@ from neffd.remotes import provenance
 from neffd.remotes.base import (
     Access,
     EntryFailed,
+    Fetched,
     OutgoingEntry,
     PublishResult,
     RemoteEntry,
     RemoteFile,
     RemoteUnavailable,
+    Watcher,
 )
+from neffd.remotes.hub.arrivals import Arrivals
 from neffd.remotes.hub.budget import CommitBudget
 from neffd.remotes.hub.client import CONNECT_S, READ_S, HubClient, NotThere
 from neffd.remotes.hub.commits import CONFLICT_PAUSE_S, Commits
+from neffd.remotes.hub.downloads import Downloads
 from neffd.remotes.hub.failures import judge
-from neffd.remotes.hub.files import IncomingFile, has_changed
+from neffd.remotes.hub.files import has_changed
 from neffd.remotes.hub.fill import Fill
 from neffd.remotes.hub.lookups import Lookups
 from neffd.remotes.hub.plan import CommitPlan, describe_commit
+from neffd.remotes.hub.quotas import Quotas
 from neffd.remotes.hub.tokens import TokenSource
 from neffd.remotes.hub.workers import IDLE_S, STALL_S, HubCallFailed, HubWorker
-from neffd.remotes.provenance import FileDigest
 from neffd.store.root import PART_SUFFIX
 from neffd.tasks import Tasks
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_PARALLEL_FILES = 64
-_PIECE_BYTES = 1 << 20
 _THREADS = 16
 _CLOSE_S = 1.0
 
@@ -82,15 +85,19 @@ class HubRepoRemote:
         self.name = name
         self._repo_id = repo_id
         self._tokens = tokens
-        self._client = HubClient(endpoint, repo_id, tokens, connect_s=connect_s, read_s=read_s, tls=tls)
+        quotas = Quotas(clock)
+        self._client = HubClient(endpoint, repo_id, tokens, connect_s=connect_s, read_s=read_s, tls=tls, quotas=quotas)
         self._worker = HubWorker(home, endpoint, stall_s=stall_s, idle_s=idle_s)
+        # Another, since calls of one process wait for each other: a fetch must not wait for an upload.
+        self._downloader = HubWorker(home, endpoint, stall_s=min(stall_s, read_s), idle_s=idle_s)
         self._fill = Fill(repo_id)
         self._commits = Commits(
             self._move_head, self._look_up, self._commit, CommitBudget(clock), self._fill, conflict_pause_s
         )
         self._tasks = Tasks()
         self._lookups = Lookups(self._look_up, self._tasks)
-        self._files_under_way = asyncio.Semaphore(_PARALLEL_FILES)
+        downloads = Downloads(self._client, quotas, self._downloader, self._tasks, self._in_thread, clock)
+        self._arrivals = Arrivals(self._describe, downloads.get, downloads.may_waste, self._tasks, self._in_thread)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"neffd-remote-{name}")
         self._head = ""
 
@@ -129,35 +136,10 @@ class HubRepoRemote:
         return sorted([name async for page in self._folders("") for name in page if keys.is_namespace(name)])
 
     async def describe(self, name: ModuleName) -> RemoteEntry | None:
-        revision = self._head or await self._move_head()
-        paths = [f"{name}/{file}" for file in sorted(xla.SHARED)]
-        present = await self._lookups.files(paths, revision)
-        files = {path.rpartition("/")[2]: file for path, file in present.items()}
-        if keys.ready_mark(name.namespace) not in files or files.get(xla.NEFF, _NOTHING).size_bytes == 0:
-            return None
-        return RemoteEntry(name, tuple(files.values()), revision)
+        return await self._describe(name, self._head or await self._move_head())
 
-    async def download(
-        self, entry: RemoteEntry, directory: Path, progress: Callable[[int], None]
-    ) -> dict[str, FileDigest]:
-        # What a rank waits for first: the NEFF, then the rest.
-        files = sorted(entry.files, key=lambda file: file.name != xla.NEFF)
-        arriving = [IncomingFile(directory / (file.name + PART_SUFFIX), file) for file in files]
-        transfers = [
-            self._tasks.start(self._get(entry, file, incoming, progress), name=f"get-{file.name}", watched=True)
-            for file, incoming in zip(files, arriving, strict=True)
-        ]
-        try:
-            await asyncio.wait(transfers, return_when=asyncio.FIRST_EXCEPTION)
-        finally:
-            for transfer in transfers:
-                transfer.cancel()
-            await asyncio.gather(*transfers, return_exceptions=True)
-            await self._in_thread(_close_all, arriving)
-        for transfer in transfers:  # the first that failed by itself says why
-            if not transfer.cancelled():
-                transfer.result()
-        return {file.name: transfer.result() for file, transfer in zip(files, transfers, strict=True)}
+    async def fetch(self, name: ModuleName, directory: Path, watcher: Watcher) -> Fetched | None:
+        return await self._arrivals.fetch(name, self._head or await self._move_head(), directory, watcher)
 
     async def publish(self, entries: Sequence[OutgoingEntry]) -> list[PublishResult | EntryFailed]:
         changed = await self._in_thread(lambda: {entry.name for entry in entries if has_changed(entry)})
@@ -165,7 +147,7 @@ class HubRepoRemote:
         return [outcomes.get(entry.name, EntryFailed("changed-locally")) for entry in entries]
 
     async def close(self) -> None:
-        await self._worker.close()
+        await asyncio.gather(self._worker.close(), self._downloader.close())
         await self._tasks.stop(_CLOSE_S)
         await self._client.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -180,6 +162,13 @@ class HubRepoRemote:
         except (KeyError, AttributeError):
             raise RemoteUnavailable("bad-answer", "a listing's item has no path") from None
 
+    async def _describe(self, name: ModuleName, revision: str) -> RemoteEntry | None:
+        found = await self._lookups.files([f"{name}/{file}" for file in _WANTED], revision)
+        files = {path.rpartition("/")[2]: file for path, file in found.items()}
+        if keys.ready_mark(name.namespace) not in files or files.get(xla.NEFF, _NOTHING).size_bytes == 0:
+            return None
+        return RemoteEntry(name, tuple(files[file] for file in _WANTED if file in files), revision)
+
     async def _look_up(self, paths: list[str], revision: str) -> dict[str, RemoteFile]:
         try:
             found = await self._client.paths_info(paths, revision)
@@ -188,27 +177,6 @@ class HubRepoRemote:
         asked = set(paths)
         files = (_remote_file(item) for item in found if item.get("type") == "file")
         return {path: file for path, file in files if path in asked}
-
-    async def _get(
-        self, entry: RemoteEntry, file: RemoteFile, incoming: IncomingFile, progress: Callable[[int], None]
-    ) -> FileDigest:
-        if file.size_bytes == 0:  # needs no request
-            return await self._in_thread(incoming.finish)
-        async with self._files_under_way:
-            try:
-                async with self._client.open_file(entry.revision, f"{entry.name}/{file.name}") as content:
-                    # Gathered, since handing a piece to a thread costs more than writing a small one.
-                    held, held_bytes = list[bytes](), 0
-                    async for piece in content.iter_any():
-                        progress(len(piece))
-                        held.append(piece)
-                        held_bytes += len(piece)
-                        if held_bytes >= _PIECE_BYTES:
-                            await self._in_thread(incoming.write, *held)
-                            held, held_bytes = [], 0
-                return await self._in_thread(incoming.finish, *held)
-            except NotThere:
-                raise RemoteUnavailable("revision-gone", f"{file.name} went away") from None
 
     async def _move_head(self) -> str:
         self._head = await self._client.head()
@@ -233,7 +201,10 @@ class HubRepoRemote:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
 
 
+_XET_HASH = re.compile(r"[0-9a-f]{64}")
 _NOTHING = RemoteFile("", 0)
+# What a rank waits for first.
+_WANTED = (xla.NEFF, *sorted(xla.SHARED - {xla.NEFF}))
 
 
 def _remote_file(item: dict[str, Any]) -> tuple[str, RemoteFile]:
@@ -241,14 +212,13 @@ def _remote_file(item: dict[str, Any]) -> tuple[str, RemoteFile]:
     try:
         path, lfs = str(item["path"]), item.get("lfs")
         sha256 = str(lfs["oid"]) if lfs else None
-        return path, RemoteFile(path.rpartition("/")[2], int(item["size"]), sha256, None if lfs else str(item["oid"]))
+        git_sha1, xet_hash = None if lfs else str(item["oid"]), item.get("xetHash")
+        is_hash = isinstance(xet_hash, str) and _XET_HASH.fullmatch(xet_hash)
+        return path, RemoteFile(
+            path.rpartition("/")[2], int(item["size"]), sha256, git_sha1, xet_hash if is_hash else None
+        )
     except (KeyError, TypeError, ValueError):
         raise RemoteUnavailable("bad-answer", "a listed file lacks its path, size or id") from None
-
-
-def _close_all(files: Sequence[IncomingFile]) -> None:
-    for file in files:
-        file.close()
 
 
 def _content(entry: OutgoingEntry, file: str) -> str | dict[str, str]:

@@ -1,8 +1,8 @@
 """The process in which huggingface_hub and hf_xet run: `python -m neffd.remotes.hub.worker`.
 
-One JSON request a line on standard input, answers on standard output: `{"progress": n}` while something moves, then
-`{"result": …}` or `{"error": …}`. Ends when its input ends, so it never outlives the daemon. The token comes with
-each request: it is neither in the environment nor in the arguments.
+One JSON request a line on standard input, answers on standard output: `{"progress": [[file, bytes], …]}` while
+something moves, then `{"result": …}` or `{"error": …}`. Ends when its input ends, so it never outlives the daemon. The
+token comes with each request: it is neither in the environment nor in the arguments.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import secrets
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Any, TextIO
 from urllib.parse import urlsplit
 
-from neffd.remotes.hub import bucket_calls
+from neffd.remotes.hub import bucket_calls, xet_calls
 
 Request = dict[str, Any]
 
@@ -38,20 +39,23 @@ class Worker:
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._lock = threading.Lock()
-        self._moves = 0
 
     def serve(self, request: Request) -> None:
         """Do what one request asks and answer it."""
-        operations = {"access": self.access, "commit": self.commit, **bucket_calls.operations(self.moved)}
+        operations = {
+            "access": self.access,
+            "commit": self.commit,
+            "xet-download": lambda request: xet_calls.download(request, self.moved),
+            **bucket_calls.OPERATIONS,
+        }
         try:
             self._send({"result": operations[request["op"]](request)})
         except Exception as error:  # the boundary of the process: every failure becomes an answer
             self._send({"error": presentable(describe(error), request.get("token"))})
 
-    def moved(self, *_: Any) -> None:
-        """Tell the daemon that something still moves."""
-        self._moves += 1
-        self._send({"progress": self._moves})
+    def moved(self, files: Sequence[list[int]] = ()) -> None:
+        """Tell the daemon that something still moves: how many bytes of which files of the request, where known."""
+        self._send({"progress": list(files)})
 
     def access(self, request: Request) -> dict[str, Any]:
         """Who may do what: asks for the repo, then to delete a branch that cannot exist."""
@@ -142,7 +146,7 @@ def keep_to_ourselves() -> None:
 
 
 def report_progress(worker: Worker) -> None:
-    """Every HTTP call and whatever moves in a transfer is a sign of life."""
+    """Every HTTP call, and whatever moves in a transfer of huggingface_hub's, is a sign of life."""
     import httpx2
     from huggingface_hub import set_client_factory
     from huggingface_hub.utils import _xet_progress_reporting as reporting

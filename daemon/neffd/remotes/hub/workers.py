@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,16 @@ _ABOUT_REPO = re.compile(r"/api/models/|/api/buckets/|/info/lfs/objects/batch$")
 # Of the environment's HF_* only what chooses the way of the transfer: the rest would redirect, silence or log it.
 _KEPT = re.compile(r"HF_XET_|HF_HUB_DISABLE_XET$")
 _DROPPED = re.compile(r"HF_|HUGGING_FACE_|HUGGINGFACE_|NOTIFY_SOCKET$|WATCHDOG_")
+# Entries are many small files: hf_xet's defaults (8 and 4) leave the line idle; its buffers may grow to 1.5 GB.
+_TUNING = {
+    "HF_XET_DATA_MAX_CONCURRENT_FILE_DOWNLOADS": "64",
+    "HF_XET_CLIENT_AC_INITIAL_DOWNLOAD_CONCURRENCY": "32",
+    "HF_XET_RECONSTRUCTION_DOWNLOAD_BUFFER_SIZE": str(128 << 20),
+    "HF_XET_RECONSTRUCTION_DOWNLOAD_BUFFER_LIMIT": str(256 << 20),
+    "HF_XET_RECONSTRUCTION_DOWNLOAD_BUFFER_PERFILE_SIZE": str(16 << 20),
+}
+# `(index of the file in the request, bytes)` of each file that grew; empty where something else moved.
+OnProgress = Callable[[Sequence[tuple[int, int]]], None]
 
 
 class HubCallFailed(Exception):
@@ -78,8 +88,8 @@ class HubWorker:
         """The process that runs now, if one does."""
         return None if self._process is None else self._process.pid
 
-    async def call(self, op: str, on_progress: Callable[[], None] = lambda: None, **fields: Any) -> dict[str, Any]:
-        """One operation of the worker.
+    async def call(self, op: str, on_progress: OnProgress = lambda _: None, **fields: Any) -> dict[str, Any]:
+        """One operation of the worker; `on_progress` is told of every sign of life.
 
         Raises HubCallFailed where huggingface_hub raised, RemoteUnavailable (`stalled`, `worker-died`) where it did not
         come to an end. Cancelling kills the process: what it was doing may or may not have happened.
@@ -107,7 +117,7 @@ class HubWorker:
         await asyncio.gather(_end(process), self._tasks.stop(_END_S))
 
     async def _exchange(
-        self, process: asyncio.subprocess.Process, request: dict[str, Any], on_progress: Callable[[], None]
+        self, process: asyncio.subprocess.Process, request: dict[str, Any], on_progress: OnProgress
     ) -> dict[str, Any]:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -130,10 +140,10 @@ class HubWorker:
                     return result
                 if "error" in answer:
                     raise HubCallFailed(answer["error"])
-                on_progress()
+                on_progress([(int(file), int(count)) for file, count in answer.get("progress", ())])
         except asyncio.TimeoutError:
             raise RemoteUnavailable("stalled", f"nothing moved for {self._stall_s:g} s") from None
-        except (ConnectionError, ValueError) as error:
+        except (ConnectionError, TypeError, ValueError) as error:
             raise RemoteUnavailable("worker-died", type(error).__name__) from None
 
     async def _running(self) -> asyncio.subprocess.Process:
@@ -161,7 +171,7 @@ class HubWorker:
 
     def _environment(self) -> dict[str, str]:
         environ = {name: value for name, value in os.environ.items() if _KEPT.match(name) or not _DROPPED.match(name)}
-        return environ | {
+        return {**_TUNING, **environ} | {
             "HF_HOME": str(self._home),
             "HF_XET_CACHE": str(self._home / "xet"),
             "HF_ENDPOINT": self._endpoint,

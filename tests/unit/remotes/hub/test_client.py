@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from aiohttp import web
 
 from neffd.remotes.base import RemoteUnavailable
 from neffd.remotes.hub.client import MAX_PATHS_PER_REQUEST, HubClient, NotThere
+from neffd.remotes.hub.quotas import FILES, Quotas
 from tests.hub import HubServer
 from tests.unit.remotes.hub.certificates import self_signed
 from tests.unit.remotes.hub.conftest import REPO, TOKEN, Answer, MakeClient, MakeServer
@@ -227,6 +229,32 @@ async def test_the_token_follows_on_its_own_origin(make_server: MakeServer, make
     hub = await make_server(answer)
     assert await read_file(make_client(hub.url)) == b"content"
     assert hub.tokens == [f"Bearer {TOKEN}"] * 2
+
+
+async def test_an_endpoint_in_capitals_is_the_same_origin(make_server: MakeServer, make_client: MakeClient) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        if "resolve-cache" in request.path:
+            return web.Response(body=b"content")
+        return web.Response(
+            status=307, headers={"Location": f"{hub.url.upper()}/resolve-cache/x".replace("HTTP", "http")}
+        )
+
+    hub = await make_server(answer)
+    client = make_client(hub.url.replace("localhost", "LocalHost"))
+    assert await read_file(client) == b"content"
+    assert hub.tokens == [f"Bearer {TOKEN}"] * 2
+
+
+async def test_what_the_hub_says_of_its_quotas_is_noted(make_server: MakeServer, make_client: MakeClient) -> None:
+    quotas = Quotas(time.monotonic)
+    theirs = {"RateLimit": '"resolvers";r=1;t=60'}
+    store = await make_server(answering(body=b"content", headers=theirs))
+    hub = await make_server(redirecting(lambda request: f"{store.url}/x"))
+    await read_file(make_client(hub.url, quotas=quotas))
+    assert quotas.get(FILES) is None, "the store's word is not the Hub's"
+    limited = await make_server(answering(status=429, headers={"RateLimit": '"resolvers";r=0;t=60'}))
+    await trouble(read_file(make_client(limited.url, quotas=quotas)))
+    assert quotas.is_low(FILES, 1)
 
 
 async def test_without_a_token_none_is_sent(make_server: MakeServer, make_client: MakeClient) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from tests.harness import entries
 from tests.harness.listing import all_keys
 from tests.hub import HubServer
 from tests.unit.clock import Clock
+from tests.unit.remotes.fetching import Waiting, fetched
 from tests.unit.remotes.hub.conftest import REPO
 from tests.unit.remotes.publishing import outgoing
 
@@ -77,13 +77,11 @@ async def test_half_an_entry_is_none(remote: HubRepoRemote, hub: HubServer, miss
 
 async def test_who_leaves_a_download_leaves_no_open_file(remote: HubRepoRemote, hub: HubServer, tmp_path: Path) -> None:
     seed(hub)
-    entry = await remote.describe(NAME)
-    assert entry is not None
     hub.add_fault("GET /content/", kind="stall-body", after_bytes=100, times=None)
     arrived = asyncio.Event()
     (tmp_path / "in").mkdir()
     download = asyncio.ensure_future(  # noqa: TID251
-        remote.download(entry, tmp_path / "in", lambda count: arrived.set() if count == 100 else None)
+        remote.fetch(NAME, tmp_path / "in", Waiting(on_moved=lambda count: arrived.set() if count == 100 else None))
     )
     await arrived.wait()
     download.cancel()
@@ -101,18 +99,10 @@ async def test_wrong_bytes_end_the_download_and_the_next_is_clean(
     remote: HubRepoRemote, hub: HubServer, tmp_path: Path
 ) -> None:
     seed(hub)
-    entry = await remote.describe(NAME)
-    assert entry is not None
     hub.add_fault("GET /content/", kind="corrupt")
-    (tmp_path / "one").mkdir()
     with pytest.raises(EntryRefused, match="digest-mismatch"):
-        await remote.download(entry, tmp_path / "one", lambda _: None)
-    (tmp_path / "two").mkdir()
-    digests = await remote.download(entry, tmp_path / "two", lambda _: None)
-    assert {file: digest.sha256 for file, digest in digests.items()} == {
-        file: hashlib.sha256(data).hexdigest() for file, data in CONTENT.items()
-    }
-    assert (tmp_path / "two" / f"model.neff{PART_SUFFIX}").read_bytes() == CONTENT["model.neff"]
+        await fetched(remote, NAME, tmp_path / "one")
+    assert await fetched(remote, NAME, tmp_path / "two") == CONTENT
 
 
 async def test_what_we_may_do_is_asked_again(remote: HubRepoRemote, hub: HubServer) -> None:

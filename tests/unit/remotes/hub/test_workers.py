@@ -53,8 +53,8 @@ async def test_one_process_serves_call_after_call(worker: HubWorker, hub: HubSer
     assert worker.pid is None, "none before it is needed"
     assert await access(worker, hub) == {"public": False, "can_write": True, "reason": ""}
     first = worker.pid
-    moved: list[None] = []
-    assert (await access(worker, hub, token=hub.token("alice", "read"), on_progress=lambda: moved.append(None))) == {
+    moved: list[object] = []
+    assert (await access(worker, hub, token=hub.token("alice", "read"), on_progress=moved.append)) == {
         "public": False,
         "can_write": False,
         "reason": "no-write-access",

@@ -1,0 +1,93 @@
+"""What a remote tells of an entry that it brings: whether it still moves, and when it is its turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
+from pathlib import Path
+
+from neffd.fetch.flight import LONGEST_WAIT_S, Flight, Flights
+from neffd.remotes.base import RemoteEntry
+from neffd.slots import Line
+
+
+class Watching:
+    """One flight's view of one transfer; see `neffd.remotes.base.Watcher`.
+
+    Use it as a context: what it holds of the line is given back at the end.
+
+    Args:
+        stall_s: how long nothing may move once it is the flight's turn.
+        describe_s: how long the remote may need to say what the entry is.
+        on_moved: called when bytes arrived, from any thread.
+        nearby: where else on this host a file of the entry lies.
+        reserve: keeps that many bytes of the disk while inside.
+    """
+
+    def __init__(
+        self,
+        flight: Flight,
+        flights: Flights,
+        line: Line,
+        clock: Callable[[], float],
+        *,
+        stall_s: float,
+        describe_s: float,
+        on_moved: Callable[[], None] = lambda: None,
+        nearby: Callable[[str], Path | None] = lambda file: None,
+        reserve: Callable[[int], AbstractAsyncContextManager[None]] = lambda size_bytes: nullcontext(),
+    ) -> None:
+        self._flight = flight
+        self._flights = flights
+        self._line = line
+        self._clock = clock
+        self._stall_s = stall_s
+        self._describe_s = describe_s
+        self._on_moved = on_moved
+        self._nearby = nearby
+        self._reserve = reserve
+        self._held = AsyncExitStack()
+        self._due_at: float | None = clock() + describe_s
+        self._seen_bytes = 0
+        flight.own_bytes = 0
+
+    @property
+    def is_urgent(self) -> bool:
+        return self._flight.is_urgent
+
+    def nearby(self, file: str) -> Path | None:
+        """See `Watcher.nearby`."""
+        return self._nearby(file)
+
+    async def turn(self, entry: RemoteEntry) -> None:
+        """See `Watcher.turn`."""
+        if entry.provenance is not None and entry.provenance.compile_s is not None:
+            self._flight.give_up_s = min(LONGEST_WAIT_S, max(entry.provenance.compile_s, self._stall_s))
+        self._due_at = None
+        await self._held.enter_async_context(self._line.hold(self._flight, entry.size_bytes))
+        await self._held.enter_async_context(self._reserve(entry.size_bytes))
+        self._due_at = self._clock() + self._stall_s
+        self._flight.begin(entry.size_bytes)
+
+    def moved(self, count: int) -> None:
+        """See `Watcher.moved`."""
+        self._flights.moved(self._flight, count)
+        self._on_moved()
+
+    def overdue(self) -> str | None:
+        """Why this should be given up now; to be asked now and then."""
+        flight = self._flight
+        if self._due_at is None or (flight.has_begun and flight.own_bytes >= flight.total_bytes):
+            return None  # it waits for its turn, or for the disk
+        if flight.has_begun and flight.own_bytes != self._seen_bytes:
+            self._seen_bytes = flight.own_bytes
+            self._due_at = self._clock() + self._stall_s
+        if self._clock() <= self._due_at:
+            return None
+        return f"no byte in {self._stall_s:g} s" if flight.has_begun else f"no word in {self._describe_s:g} s"
+
+    async def __aenter__(self) -> Watching:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._held.aclose()

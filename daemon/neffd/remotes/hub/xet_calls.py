@@ -1,0 +1,59 @@
+"""Downloads from the chunk store, in the worker process: hf_xet's own calls, many files as one group."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+Request = dict[str, Any]
+Result = dict[str, Any]
+# Takes `[index, bytes]` of each file that grew.
+Moved = Callable[[list[list[int]]], None]
+
+
+def download(request: Request, moved: Moved) -> Result:
+    """Contents by Xet hash, `[xet_hash, size_bytes, target]` each, the most urgent first.
+
+    `token` is a short-lived one for the chunk store at `store`; the Hub's own is not needed here.
+    """
+    indices: dict[Any, int] = {}
+    done_bytes = [0] * len(request["files"])
+
+    def on_progress(_group: Any, files: dict[Any, Any]) -> None:
+        """hf_xet reports ten times a second, moving or not."""
+        grown = []
+        for task_id, file in files.items():
+            index = indices.get(task_id)
+            if index is not None and file.bytes_completed > done_bytes[index]:
+                grown.append([index, file.bytes_completed - done_bytes[index]])
+                done_bytes[index] = file.bytes_completed
+        if grown:
+            moved(grown)
+
+    with _session().new_file_download_group(
+        endpoint=request["store"],
+        token=request["token"],
+        token_expiry_unix_secs=request["expires_unix_s"],
+        progress_callback=on_progress,
+    ) as group:
+        for index, (xet_hash, size_bytes, target) in enumerate(request["files"]):
+            task = group.start_download_file(_file_info(xet_hash, size_bytes), target)
+            indices[task.task_id()] = index
+    return {}
+
+
+@functools.cache
+def _session() -> Any:
+    """One for the life of the process: it holds connections and threads."""
+    import hf_xet
+
+    make: Any = hf_xet.XetSession
+    return make()
+
+
+def _file_info(xet_hash: str, size_bytes: int) -> Any:
+    import hf_xet
+
+    make: Any = hf_xet.XetFileInfo
+    return make(xet_hash, size_bytes)
