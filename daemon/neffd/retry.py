@@ -42,6 +42,10 @@ class Backoff:
         delay_s = ceiling_s * (0.5 + 0.5 * self._jitter())
         self._until = self._clock() + max(delay_s, retry_after_s or 0.0)
 
+    def at_least(self, wait_s: float) -> None:
+        """The next try is due no sooner than in `wait_s`."""
+        self._until = max(self._until, self._clock() + wait_s)
+
     def succeeded(self) -> None:
         """Note a success: the next failure starts small again."""
         self.failures = 0

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from neff.keys import ModuleName
+from neffd.breaker import Breaker, BreakerOpen
 from neffd.catalog.saved import SavedListings
 from neffd.metrics import Metrics
-from neffd.remotes.base import Remote, RemoteUnavailable
-from neffd.retry import Backoff
-from neffd.tasks import Tasks
+from neffd.remotes.base import Remote, RemoteEntry, RemoteUnavailable
+from neffd.tasks import Tasks, Wake
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -27,10 +29,10 @@ T = TypeVar("T")
 CHECK_LIMIT_S = 2.5
 # A listing may take longer, as long as pages keep coming.
 _PAGE_LIMIT_S = 30.0
-_LONGEST_PAUSE_S = 60.0
 # Nobody has asked for this long: a picture that nobody looks at need not be fresh.
 _IDLE_AFTER_S = 600.0
 _IDLE_FACTOR = 10
+_SOON_S = 1.0
 
 
 @dataclass
@@ -60,6 +62,7 @@ class Catalog:
         poll_s: how old a picture may get while somebody asks now and then.
         recheck_s: how old the version may be for a negative answer.
         clock: monotonic seconds.
+        reads: whether the remote may be read now; shared with whoever else reads it.
     """
 
     def __init__(
@@ -72,7 +75,10 @@ class Catalog:
         poll_s: float,
         clock: Callable[[], float],
         recheck_s: float | None = None,
+        reads: Breaker | None = None,
     ) -> None:
+        self.name = remote.name
+        self.reads = reads or Breaker(clock)
         self._remote = remote
         self._tasks = tasks
         self._metrics = metrics
@@ -82,12 +88,16 @@ class Catalog:
         self._recheck_s = min(poll_s, 5.0) if recheck_s is None else recheck_s
         self._namespaces: dict[str, _Namespace] = {}
         self._is_restored = False
-        self._new = asyncio.Event()
+        self._wake = Wake()
         self._shared: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._asked: dict[str, set[str]] = {}
         self._asked_at = clock()
-        self._backoff = Backoff(1.0, _LONGEST_PAUSE_S, clock)
-        self.trouble: str | None = None
+        self._said: str | None = None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the remote is not read now."""
+        return self.reads.reason
 
     def knows(self, namespace: str, key: str) -> bool:
         """Whether the key was there when we last looked."""
@@ -102,9 +112,37 @@ class Catalog:
         self._asked_at = self._clock()
         return known.is_complete or key in known.absent
 
+    def version(self, namespace: str) -> str | None:
+        """The remote's version of the namespace when it was last looked at; None if it never was."""
+        known = self._namespaces.get(namespace)
+        return None if known is None else known.current
+
+    async def look(self, namespace: str) -> None:
+        """See which version the remote has now, together with everybody who asks meanwhile."""
+        await self._together("version", namespace, self._check_version)
+
+    async def ready_to_fetch(self, namespace: str) -> None:
+        """Return if content may be had from the remote; raises RemoteUnavailable while it is away."""
+        if self.reads.reason is not None:
+            await self.look(namespace)  # one for all who come just when it may be tried again
+
+    async def describe(self, name: ModuleName) -> RemoteEntry | None:
+        """What the remote states of an entry. Raises RemoteUnavailable."""
+        return await self._call(self._remote.describe(name), CHECK_LIMIT_S)
+
     def namespaces_with(self, key: str) -> list[str]:
         """Every namespace known to hold `key`."""
         return sorted(name for name, known in self._namespaces.items() if key in known.keys)
+
+    def keys_starting(self, start: str, most: int) -> list[tuple[str, str]]:
+        """Namespace and key of what is known to be there and begins with `start`, at most `most` of them."""
+        found = (
+            (namespace, key)
+            for namespace, known in sorted(self._namespaces.items())
+            for key in known.keys
+            if key.startswith(start)
+        )
+        return list(itertools.islice(found, most))
 
     async def holds(self, namespace: str, key: str) -> bool:
         """Whether the remote holds a ready entry; raises RemoteUnavailable if nobody can say."""
@@ -114,7 +152,7 @@ class Catalog:
         if key in known.keys:
             return True
         if not self._is_fresh(known):
-            await self._together("version", namespace, self._check_version)
+            await self.look(namespace)
         if not known.is_complete and key not in known.absent:
             self._start_listing(namespace)
             self._asked.setdefault(namespace, set()).add(key)
@@ -134,7 +172,7 @@ class Catalog:
 
     async def refresh(self, namespace: str) -> None:
         """Bring the listing of one namespace up to date, together with everybody who asks meanwhile."""
-        await self._together("version", namespace, self._check_version)
+        await self.look(namespace)
         if not self._of(namespace).is_complete:
             await self._together("listing", namespace, self._list)
 
@@ -142,7 +180,7 @@ class Catalog:
         """Keep a picture of `namespace` from now on: some host's compiler has this version."""
         if namespace not in self._namespaces:
             self._of(namespace)
-            self._new.set()
+            self._wake.set()
 
     async def keep_fresh(self) -> None:
         """Look at the namespaces in use, again every `poll_s` (seldom while nobody asks), for ever."""
@@ -151,9 +189,7 @@ class Catalog:
             for namespace in list(self._namespaces):
                 with contextlib.suppress(RemoteUnavailable):
                     await self.refresh(namespace)
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._new.wait(), self._pause_s())
-            self._new.clear()
+            await self._wake.wait(self._pause_s())
 
     def status(self) -> dict[str, object]:
         """Facts for the status page."""
@@ -183,8 +219,10 @@ class Catalog:
     def _pause_s(self) -> float:
         is_idle = self._clock() - self._asked_at > _IDLE_AFTER_S
         pause_s = self._poll_s * (_IDLE_FACTOR if is_idle else 1)
+        if self.reads.reason is not None:  # that it is back is worth knowing, whoever asks
+            return max(self.reads.retry_s, min(pause_s, _SOON_S))
         # Hundreds of hosts were started together; they must not ask together for ever.
-        return max(pause_s * (0.8 + 0.4 * random.random()), self._backoff.wait_s)
+        return pause_s * (0.8 + 0.4 * random.random())
 
     async def _together(self, what: str, namespace: str, work: Callable[[str], Awaitable[None]]) -> None:
         """Run `work` once for everybody who needs it now."""
@@ -221,7 +259,7 @@ class Catalog:
 
     async def _list(self, namespace: str) -> None:
         known = self._of(namespace)
-        version, listed = known.current, set[str]()
+        version, listed, before = known.current, set[str](), set(known.keys)
         pages = self._remote.keys(namespace)
         while True:
             page = await self._call(anext(pages, None), _PAGE_LIMIT_S)
@@ -229,33 +267,33 @@ class Catalog:
                 break
             listed.update(page)
             known.keys |= listed  # usable while it fills
-        known.keys, known.listed = listed, version
+        # What was asked for by itself meanwhile may be newer than the listing.
+        known.keys, known.listed = listed | (known.keys - before), version
         if version is not None:
             await self._saved.save(self._remote.name, namespace, version, listed)
 
     async def _call(self, question: Awaitable[T], limit_s: float) -> T:
         """Ask the remote, within a limit and not while it is given a rest."""
-        if self._backoff.wait_s > 0:
-            _discard(question)
-            raise RemoteUnavailable(self.trouble or "unreachable", retry_after_s=self._backoff.wait_s)
         try:
-            answer = await asyncio.wait_for(question, limit_s)
-        except (RemoteUnavailable, asyncio.TimeoutError) as error:
-            raise self._note(error) from error
-        if self.trouble is not None:
+            with self.reads.attempt():
+                answer = await asyncio.wait_for(question, limit_s)
+        except BreakerOpen:
+            _discard(question)
+            raise
+        except RemoteUnavailable as error:
+            self._note(error)
+            raise
+        if self._said is not None:
             log.info("remote %s answers again", self._remote.name)
-        self.trouble = None
-        self._backoff.succeeded()
+            self._said = None
         return answer
 
-    def _note(self, error: RemoteUnavailable | asyncio.TimeoutError) -> RemoteUnavailable:
-        unavailable = error if isinstance(error, RemoteUnavailable) else RemoteUnavailable("timeout")
-        if self.trouble != unavailable.reason:
-            log.warning("remote %s: %s", self._remote.name, unavailable)
-        self.trouble = unavailable.reason
-        self._backoff.failed(unavailable.retry_after_s)
-        self._metrics.remote_failures.labels(self._remote.name, unavailable.reason).inc()
-        return unavailable
+    def _note(self, error: RemoteUnavailable) -> None:
+        self._wake.set()  # to see when it is back, however long the pause was to be
+        if self._said != error.reason:
+            log.warning("remote %s: %s", self._remote.name, error)
+            self._said = error.reason
+        self._metrics.remote_failures.labels(self._remote.name, error.reason).inc()
 
 
 async def _run(work: Callable[[str], Awaitable[None]], namespace: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import sqlite3
 import time
@@ -11,12 +10,13 @@ from collections.abc import Awaitable, Callable
 
 from neff.keys import ModuleName
 from neffd import points
+from neffd.breaker import Breaker, BreakerOpen
 from neffd.metrics import Metrics
 from neffd.publish.batch import Batcher, Item, Limits
 from neffd.publish.journal import Journal, Parked, Row
 from neffd.remotes.base import Access, EntryFailed, OutgoingEntry, PublishResult, Remote, RemoteUnavailable
-from neffd.retry import Backoff
 from neffd.store.root import PART_SUFFIX
+from neffd.tasks import Wake
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ _CAUSED_BY_ACCESS = ("public-repo",)
 # Parked for one of these, an entry is tried once more after a start: somebody may have made room since.
 _WORTH_A_TRY_AT_START = ("namespace-full", "repo-full", "too-large", "refused-by-hub", "refused-copy-there")
 _READ_ONLY_RECHECK_S = 300.0
+_LOOK_S = 5.0
 _PUBLISH_LIMIT_S = 6 * 3600.0  # a last resort: remotes end what does not move
 
 
@@ -34,7 +35,9 @@ class Pusher:
     Args:
         allow_public: whether a remote that anybody can read may receive entries.
         existing: what to do with entries from before the first start: `never`, `private-only` or `always`.
-        is_refused: whether the remote's copy of an entry failed our own verification.
+        is_refused: whether the copy of an entry that the remote holds now failed our own verification.
+        writes: whether the remote may be written now.
+        on_outcome: told what became of an entry: `stored`, `already-there`, or why it is parked.
     """
 
     def __init__(
@@ -46,9 +49,12 @@ class Pusher:
         *,
         allow_public: bool,
         existing: str,
-        is_refused: Callable[[ModuleName], bool] = lambda name: False,
+        is_refused: Callable[[ModuleName], Awaitable[bool]] | None = None,
+        writes: Breaker | None = None,
+        on_outcome: Callable[[ModuleName, str], None] = lambda name, outcome: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.writes = writes or Breaker(clock)
         self._remote = remote
         self._journal = journal
         self._metrics = metrics
@@ -56,8 +62,8 @@ class Pusher:
         self._allow_public = allow_public
         self._existing = existing
         self._is_refused = is_refused
-        self._backoff = Backoff(1.0, 60.0, clock)
-        self._wake = asyncio.Event()
+        self._on_outcome = on_outcome
+        self._wake = Wake()
         self._idle = asyncio.Event()
         self._in_flight = 0
         self.access: Access | None = None
@@ -105,11 +111,15 @@ class Pusher:
     async def _attempt(self, work: Callable[[], Awaitable[None]]) -> bool:
         """Run `work`; a failure that may pass is noted and postpones the next attempt."""
         try:
-            await work()
+            with self.writes.attempt(is_transfer=work == self._push_batch):
+                try:
+                    await work()
+                except (OSError, sqlite3.Error) as error:  # the journal cannot be written just now
+                    raise RemoteUnavailable("disk", str(error)) from error
+        except BreakerOpen as error:
+            self.trouble = error.reason
         except RemoteUnavailable as error:
             self._failed(error)
-        except (OSError, sqlite3.Error) as error:  # the journal cannot be written just now
-            self._failed(RemoteUnavailable("disk", str(error)))
         else:
             return True
         return False
@@ -135,16 +145,15 @@ class Pusher:
             if due_in_s is None and self.trouble is not None:
                 due_in_s = 0.0  # nothing to send, but whether the trouble is over is worth knowing
             if due_in_s is not None:
-                due_in_s = max(due_in_s, self._backoff.wait_s)
+                due_in_s = max(due_in_s, self.writes.retry_s)
                 if due_in_s == 0:
                     return
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), due_in_s)
-            self._wake.clear()
+                due_in_s = min(due_in_s, _LOOK_S)  # the other side may find the host back sooner
+            await self._wake.wait(due_in_s)
 
     async def _check_access(self) -> None:
         """Find out what we may do, again after a failure; raises RemoteUnavailable where we may not write."""
-        if self.access is None or self.trouble is not None:
+        if self.access is None or self.trouble is not None or self.writes.reason is not None:
             self.access = await self._remote.access()
         if not self.access.can_write:
             reason = self.access.reason or "no-write-access"
@@ -174,7 +183,6 @@ class Pusher:
         # A newer copy may have replaced one that was parked.
         self.parked = await self._journal.parked(self._remote.name)
         self.trouble = None
-        self._backoff.succeeded()
 
     async def _publish(self, rows: list[Row]) -> list[PublishResult | EntryFailed]:
         try:
@@ -191,7 +199,8 @@ class Pusher:
             if outcome.permanent:
                 await self._park(row, outcome.reason)
             return outcome.permanent
-        if outcome is PublishResult.ALREADY_THERE and self._is_refused(row.entry.name):
+        is_theirs = outcome is PublishResult.ALREADY_THERE
+        if is_theirs and self._is_refused is not None and await self._is_refused(row.entry.name):
             # Closing the row would leave everybody with a copy that nobody can use.
             await self._park(row, "refused-copy-there")
             return True
@@ -202,6 +211,7 @@ class Pusher:
             self._metrics.published_bytes.labels(remote).inc(row.item.size_bytes)
         else:
             self._metrics.already_there.labels(remote).inc()
+        self._on_outcome(row.entry.name, outcome.value)
         log.info("%s to %s: %s", row.entry.name, remote, outcome.value)
         return True
 
@@ -229,13 +239,13 @@ class Pusher:
     async def _park(self, row: Row, reason: str) -> None:
         log.warning("%s is parked for %s: %s", row.entry.name, self._remote.name, reason)
         await self._journal.park(row.item, self._remote.name, reason)
+        self._on_outcome(row.entry.name, reason)
         self.parked[row.item.id] = Parked(row.entry.name, self._remote.name, reason)
 
     def _failed(self, error: RemoteUnavailable) -> None:
         if self.trouble != error.reason:
             log.warning("pushing to %s: %s", self._remote.name, error)
         self.trouble = error.reason
-        self._backoff.failed(error.retry_after_s)
         self._metrics.remote_failures.labels(self._remote.name, error.reason).inc()
 
     def _note_load(self) -> None:

@@ -151,6 +151,17 @@ async def test_a_remote_that_is_away_is_given_a_rest_and_asked_again(hub: HubSer
         with pytest.raises(RemoteUnavailable):
             await catalog.holds(NAMESPACE, key(1))
         assert sum(requests(hub).values()) == asked, "not asked again at once"
-        await until(lambda: catalog._backoff.wait_s == 0, "the end of the rest")
+        await until(lambda: catalog.reads.retry_s == 0, "the end of the rest")
         assert await catalog.holds(NAMESPACE, key(1))
         assert catalog.trouble is None
+
+
+async def test_keys_by_their_beginning(hub: HubServer, tmp_path: Path) -> None:
+    hub.seed_files(REPO, entry(1, 2))
+    async with catalog_of(hub, tmp_path) as catalog:
+        await catalog.refresh(NAMESPACE)
+        both = sorted([(NAMESPACE, key(1)), (NAMESPACE, key(2))])
+        assert sorted(catalog.keys_starting("MODULE_", 10)) == both
+        assert catalog.keys_starting(key(1)[:-2], 10) == [(NAMESPACE, key(1))]
+        assert len(catalog.keys_starting("MODULE_", 1)) == 1
+        assert catalog.keys_starting("MODULE_x", 10) == []

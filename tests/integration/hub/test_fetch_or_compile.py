@@ -1,0 +1,106 @@
+"""A fetch and a compile of the same graph: whichever is first, and neither harms the other."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness.daemon import PROJECT, Daemon, python_path
+from tests.harness.waiting import eventually
+from tests.hub.process import HubProcess
+from tests.integration.hub.conftest import MakeHost
+from tests.neuron.env import standin_env
+
+CONTENT = "GET /content/{store}/{key}"
+# Waiters that look this seldom are woken, or too late.
+SELDOM_S = 30.0
+_LIMIT_S = 45
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def trained(make_host: MakeHost) -> str:
+    """The full name of a graph that another host has shared."""
+    with make_host("a") as host:
+        (step,) = ended(start(host))
+        assert host.ask("flush", timeout_s=20)[-1]["pending"] == 0
+        (namespace,) = [path.name for path in host.cache.iterdir() if path.name.startswith("neuronxcc-")]
+    return f"{namespace}/{step['key']}"
+
+
+def start(host: Daemon, *, hooked: bool = True, **switches: Any) -> subprocess.Popen[str]:
+    environ = standin_env(host.cache, compile_log=host.home / "compiles", lock_probe_s=SELDOM_S, **switches)
+    environ["NEFFD_SOCKET"] = str(host.socket)
+    environ["PYTHONPATH"] = f"{environ['PYTHONPATH']}:{python_path()}"
+    command = [sys.executable, "-m", "tests.neuron.trainer", "--graphs", "adam_update"]
+    return subprocess.Popen(
+        [*command, *(["--install-neff"] if hooked else [])],
+        env=environ,
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(trainer: subprocess.Popen[str]) -> list[dict[str, Any]]:
+    output, errors = trainer.communicate(timeout=_LIMIT_S)
+    assert trainer.returncode == 0, errors
+    return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+
+
+def compiles(host: Daemon) -> int:
+    log = host.home / "compiles"
+    return len(log.read_text().splitlines()) if log.exists() else 0
+
+
+def staged(host: Daemon) -> list[Path]:
+    return list((host.home / "cache.neffd" / "fetch").glob("*"))
+
+
+def test_a_fetch_that_stalls_sets_one_compile_free(make_host: MakeHost, hub: HubProcess, trained: str) -> None:
+    hub.add_fault("GET /content", kind="stall", times=None)
+    with make_host("b", overrides={"fetch": {"stall_s": 1}}) as host:
+        results = [ended(trainer)[0] for trainer in [start(host, compile_s=1) for _ in range(3)]]
+        assert sorted(result["compiled"] for result in results) == [False, False, True]
+        assert compiles(host) == 1
+        assert len({result["neff_sha256"] for result in results}) == 1
+        assert max(result["seconds"] for result in results) < SELDOM_S
+        assert list(host.cache.rglob("*.lock")) == []
+
+
+def test_ranks_behind_one_that_fetches_are_woken_when_it_is_there(
+    make_host: MakeHost, hub: HubProcess, trained: str
+) -> None:
+    hub.add_fault("GET /content", kind="stall", times=None)
+    with make_host("b", overrides={"fetch": {"stall_s": 60}}) as host:
+        trainers = [start(host) for _ in range(3)]
+        eventually(lambda: host.status()["fetching"], "the fetch is under way")
+        hub.clear_faults()
+        assert [ended(trainer)[0]["compiled"] for trainer in trainers] == [False] * 3
+        assert compiles(host) == 0
+
+
+def test_a_fetch_that_ends_during_a_compile_is_dropped(make_host: MakeHost, hub: HubProcess, trained: str) -> None:
+    hub.add_fault("GET /content", kind="stall", times=None)
+    with make_host("b", overrides={"fetch": {"stall_s": 60}}) as host:
+        host.ask("prefetch", names=[trained], wait=False)
+        eventually(lambda: host.status()["fetching"], "the fetch is under way")
+        trainer = start(host, hooked=False, compile_s=3)
+        eventually(lambda: list(host.cache.rglob("*.lock")), "it compiles")
+        hub.clear_faults()
+        eventually(lambda: not host.status()["fetching"], "the fetch has ended")
+        assert list(host.cache.rglob("*.lock")), "the compile has not"
+        (compiled,) = ended(trainer)
+        assert compiled["compiled"]
+        eventually(lambda: staged(host) == [], "the fetched copy is dropped")
+        (again,) = ended(start(host))
+        assert not again["compiled"]
+        assert again["neff_sha256"] == compiled["neff_sha256"]
