@@ -1,15 +1,19 @@
-"""Tell when a module has been imported, without importing it. The standard library's import system, nothing patched."""
+"""Tell when a module has been imported, without importing it. The standard library's import system, nothing patched.
+
+Every Python below `neff run` runs this file, most of them in vain: it imports nothing that is not loaded anyway.
+"""
 
 from __future__ import annotations
 
 import sys
-import threading
-from collections.abc import Callable, Sequence
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from _thread import _local
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any
 
 
 class PostImportFinder:
@@ -21,7 +25,7 @@ class PostImportFinder:
     def __init__(self, name: str, callback: Callable[[ModuleType], object]) -> None:
         self._name = name
         self._callback = callback
-        self._searching = threading.local()
+        self._searching = _local()
 
     def install(self) -> None:
         """Take the first place; a no-op if already there."""

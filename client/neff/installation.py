@@ -7,7 +7,7 @@ import sys
 import threading
 from types import ModuleType
 
-from neff import forks
+from neff import forks, tally
 from neff.asking import Asker
 from neff.hook import CACHE_MODULE, Hook
 from neff.importhook import PostImportFinder
@@ -34,7 +34,7 @@ class Installation:
             return False
         with self._lock:
             if self._hook is None:
-                self._hook = Hook(Asker(socket_path, notices=self._notices), self._notices)
+                self._hook = Hook(Asker(socket_path, notices=self._notices), self._notices, tally.of_environment())
             elif socket_path is not None and socket_path != self._hook.asker.socket_path:
                 self._hook.asker.close()
                 self._hook.asker = Asker(socket_path, notices=self._notices)

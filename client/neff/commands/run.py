@@ -1,0 +1,153 @@
+"""`neff run`: a command, and everything that it starts, with the hook."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing, suppress
+
+from neff import exitcodes, greeting
+from neff.commands.session import CONNECT_S, WAITS
+from neff.connection import connect, socket_candidates
+from neff.errors import DaemonError
+from neff.launch import counts, environment, process
+from neff.protocol import safe_text
+
+HELP = "run a command; it and all its children ask the daemon before they compile"
+USAGE = "neff run [options] [--] COMMAND [ARGUMENT ...]"
+EPILOG = (
+    "Everything from the first word that is no option of `neff run` is the command. The exit code is the command's; "
+    f"{exitcodes.CANNOT_EXECUTE} it cannot be executed, {exitcodes.COMMAND_NOT_FOUND} it was not found, "
+    f"{exitcodes.USAGE} wrong use. Example: neff run -- torchrun --nproc_per_node 32 train.py"
+)
+
+_WITH_VALUE = frozenset({"--socket", "--summary-json", "--wait-daemon"})
+_LOOK_EVERY_S = 0.2
+
+
+def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Our own words and the command, which begins with the first word that is no option, or after `--`.
+
+    argparse cannot be asked: what it does with `--` among the rest depends on Python's version.
+    """
+    words = enumerate(argv)
+    for index, word in words:
+        if word == "--":
+            return list(argv[:index]), list(argv[index + 1 :])
+        if not word.startswith("-") or word == "-":
+            return list(argv[:index]), list(argv[index:])
+        if word in _WITH_VALUE:
+            next(words, None)
+    return list(argv), []
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = USAGE
+    parser.epilog = EPILOG
+    parser.allow_abbrev = False
+    parser.add_argument("--quiet", action="store_true", help="no line about the graphs at the end")
+    parser.add_argument("--summary-json", metavar="FILE", help="write the numbers of that line to FILE, as JSON")
+    parser.add_argument(
+        "--wait-daemon",
+        metavar="S",
+        type=_seconds,
+        default=0.0,
+        help="wait for the daemon up to S seconds before the command starts (default: %(default)g); it starts anyway",
+    )
+    parser.set_defaults(argv=[])
+
+
+def run(args: argparse.Namespace) -> int:
+    if not args.argv:
+        print(f"usage: {USAGE}\nneff run: error: which command?", file=sys.stderr)
+        return exitcodes.USAGE
+    try:
+        if environment.is_disabled(os.environ):
+            process.replace_by(args.argv)
+        return _run(args)
+    except OSError as error:
+        return _not_started(args.argv[0], error)
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.wait_daemon:
+        _wait_for_daemon(args.socket, args.wait_daemon)
+    summary_path = args.summary_json and os.path.abspath(args.summary_json)
+    folder = environment.make_run_folder(os.environ)
+    try:
+        added = environment.additions(os.environ, folder, args.socket)
+        status = process.Child(args.argv, {**os.environ, **added}).wait()
+        numbers = None if folder is None else _numbers(folder.path)
+    finally:
+        # An inner run's folder stays for the outer one, which adds it to its own.
+        if folder is not None and not folder.is_nested:
+            shutil.rmtree(folder.path, ignore_errors=True)
+    line = None if numbers is None else counts.sentence(numbers)
+    if line is not None and not args.quiet:
+        _say(line)
+    if summary_path:
+        _write_summary(summary_path, numbers, process.exit_code(status))
+    return process.end_like(status)
+
+
+def _numbers(folder: str) -> dict[str, float] | None:
+    try:
+        return counts.read(folder).as_dict()
+    except Exception:  # whatever it is, the command has ended, and how it ended counts
+        return None
+
+
+def _write_summary(path: str, numbers: dict[str, float] | None, exit_code: int) -> None:
+    try:
+        if numbers is None:
+            raise OSError(errno.EIO, "nothing could be counted: is there a place for temporary files?")
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump({"schema": 1, "exit_code": exit_code, **numbers}, file, indent=2)
+            file.write("\n")
+    except OSError as error:
+        _say(f"no summary in {safe_text(path)}: {error.strerror}")
+
+
+def _not_started(command: str, error: OSError) -> int:
+    """Exit code and words of shells for a command that cannot be started."""
+    is_missing = error.errno == errno.ENOENT
+    _say(f"{safe_text(command)}: {'command not found' if is_missing else error.strerror or error}")
+    return exitcodes.COMMAND_NOT_FOUND if is_missing else exitcodes.CANNOT_EXECUTE
+
+
+def _wait_for_daemon(socket_path: str | None, limit_s: float) -> None:
+    deadline_s = time.monotonic() + limit_s
+    while True:
+        left_s = deadline_s - time.monotonic()
+        try:
+            with closing(connect(socket_candidates(socket_path), greeting.of_command(), WAITS, min(CONNECT_S, left_s))):
+                return
+        except DaemonError as error:
+            if deadline_s - time.monotonic() <= _LOOK_EVERY_S:
+                _say(f"{safe_text(error)}: starting the command without it")
+                return
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _say(text: str) -> None:
+    """One line on stderr, if there is one and somebody listens."""
+    with suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            print(f"neff: {text}", file=sys.stderr, flush=True)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 86_400:
+        raise argparse.ArgumentTypeError(f"not a number of seconds between 0 and 86400: {text!r}")
+    return value

@@ -1,0 +1,85 @@
+"""What the hook adds to a local hit, and to the start of a Python below `neff run`: both sides in turn, in one go."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from neff.asking import Asker
+from neff.hook import CACHE_MODULE, Hook
+from neff.launch.environment import SITE_DIR
+from neff.notices import Notices
+from neff.tally import Tally
+from tests.bench.measure import Figure
+from tests.harness import entries
+from tests.neuron.env import importable_stack
+
+_ENTRIES = 200
+_ROUNDS = 40
+_STARTS = 40
+
+
+def bench_local_hits(folder: Path) -> list[Figure]:
+    """Figures of hits in a cache below `folder`; the best of all rounds, which other processes disturb least."""
+    names = [entries.module(number) for number in range(_ENTRIES)]
+    for name in names:
+        entries.write(folder / "cache", name, entries.files(name))
+    keys = [name.key.removeprefix("MODULE_").partition("+")[0] for name in names]
+    tally = Tally(str(folder))
+    started = time.perf_counter()
+    for name in names:
+        tally.local(str(folder / "cache"), name)
+    noting_us = (time.perf_counter() - started) * 1e6 / _ENTRIES
+    with importable_stack():
+        stack: Any = importlib.import_module(CACHE_MODULE)
+        cache = stack.CompileCacheFs(stack.CacheUrl(str(folder / "cache"), url_type="fs"))
+        copy = str(folder / "copy")
+
+        def hits() -> None:
+            for key in keys:
+                with cache.lookup(key, entries.FLAGS) as entry:
+                    entry.download_neff(copy)
+
+        kinds: dict[str, Callable[[], Hook | None]] = {
+            "stock": lambda: None,
+            "hook": lambda: Hook(Asker("/nowhere"), Notices()),
+            "hook under neff run": lambda: Hook(Asker("/nowhere"), Notices(), tally),
+        }
+        best_us = dict.fromkeys(kinds, float("inf"))
+        for _ in range(_ROUNDS):
+            for kind, make in kinds.items():
+                best_us[kind] = min(best_us[kind], _timed_us(stack, make(), hits) / _ENTRIES)
+    stock = best_us.pop("stock")
+    figures = [Figure("local hit, stock", stock, "us")]
+    for kind, cost_us in best_us.items():
+        figures += [Figure(f"local hit, {kind}", cost_us, "us"), Figure(f"  {kind} / stock", cost_us / stock, "x")]
+    return [*figures, Figure("a graph's first note under neff run", noting_us, "us"), *_starts()]
+
+
+def _timed_us(stack: Any, hook: Hook | None, work: Callable[[], None]) -> float:
+    if hook is not None:
+        hook.patch(stack)
+    try:
+        started = time.perf_counter()
+        work()
+        return (time.perf_counter() - started) * 1e6
+    finally:
+        if hook is not None:
+            hook.unpatch()
+
+
+def _starts() -> list[Figure]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    best_ms = {"stock": float("inf"), "below neff run": float("inf")}
+    for _ in range(_STARTS):
+        for kind, changes in (("stock", {}), ("below neff run", {"PYTHONPATH": SITE_DIR})):
+            started = time.perf_counter()
+            subprocess.run([sys.executable, "-c", ""], env=environ | changes, check=True)
+            best_ms[kind] = min(best_ms[kind], (time.perf_counter() - started) * 1e3)
+    return [Figure(f"start of a Python, {kind}", cost_ms, "ms") for kind, cost_ms in best_ms.items()]
