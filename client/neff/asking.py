@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable
+from typing import TypeVar
 
 from neff import forks, greeting
 from neff.backoff import BackOff
-from neff.connection import Connection, connect, socket_candidates
+from neff.connection import Connection, connect, post, socket_candidates
 from neff.errors import DaemonError, LostError, SilentError
-from neff.keys import ModuleName
+from neff.keys import LockId, ModuleName
 from neff.notices import Notices
-from neff.patience import CONNECT_S, FetchPatience
-from neff.protocol import ABSENT, READY
+from neff.patience import CONNECT_S, WAIT_SILENCE_S, FetchPatience, SilencePatience
+from neff.protocol import ABSENT, FREE, READY, Message
 from neff.waits import Waits
 
 # Reasons of a miss that somebody can do something about; the others are everyday life.
-_WORTH_SAYING = frozenset({"remote-unavailable", "refused", "cannot-share", "disk", "other-cache-dir", "no-cache-dir"})
+_WORTH_SAYING = frozenset(
+    {"remote-unavailable", "refused", "cannot-share", "disk", "disk-nearly-full", "other-cache-dir", "no-cache-dir"}
+)
 # What keeps a daemon from serving as asked, and what that means for this process.
 _CANNOT_SERVE = {
     "other-cache-dir": "this process's cache directory {root} is none that the daemon at {path} manages; "
@@ -30,9 +34,16 @@ _CANNOT_SERVE = {
 }
 _LOCKED = "locked"
 _STOPPING = "stopping"
+_FAILED_BEFORE = "failed-before"
 _GAVE_UP = "gave-up"
+_SILENT = "silent"
+_TELL_EVERY_S = 60.0
+
+# Where the daemon does not let a caller wait, or cannot see what the caller sees.
+_MUTED_S = 5.0
 
 _Question = tuple[str, ModuleName]
+_Result = TypeVar("_Result")
 
 
 class _NotNowError(DaemonError):
@@ -50,6 +61,8 @@ class Asker:
         self._notices = notices or Notices()
         self._backoff = BackOff()
         self._settled: dict[_Question, str] = {}
+        self.arrivals: dict[ModuleName, Message] = {}  # what was said of modules that came from a remote
+        self._muted_until_s: dict[_Question, float] = {}
         self._start_without_connections()
         forks.watch(self)
 
@@ -58,6 +71,9 @@ class Asker:
         self._state_lock = threading.Lock()  # around the back-off; never held while waiting
         self._of_thread = threading.local()
         self._open: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self._locks: dict[_Question, LockId] = {}
+        self._failures: dict[str, int] = {}
+        self._is_silent = False  # what failed last was that the daemon did not answer
 
     def after_fork_in_child(self) -> None:
         """Closes the child's copies, so that the parent's connection ends with the parent."""
@@ -86,9 +102,11 @@ class Asker:
                 return False
         patience: FetchPatience | None = None
         try:
-            connection = self._connection(root, started_s)
-            patience = FetchPatience(self._waits.now_s())
-            answer = self._ask(connection, root, name, holding, patience)
+            alive_s = self._connection(root, started_s).alive_s
+            patience = limit = FetchPatience(self._waits.now_s(), alive_s)
+            answer = self._with_connection(
+                root, started_s, lambda connection: self._ask_once(connection, name, holding, limit)
+            )
         except _NotNowError:
             return False
         except DaemonError as error:
@@ -96,10 +114,58 @@ class Asker:
             return False
         return self._settle(question, answer, started_s)
 
-    def lock_taken(self, root: str, name: ModuleName) -> None:
-        """This process has the module's lock now: that somebody else held it is no answer any more."""
+    def lock_taken(self, root: str, name: ModuleName, lock: LockId) -> None:
+        """This process has the module's lock now, the file `lock`: tell the daemon, which watches over it.
+
+        That somebody else held it is no answer any more.
+        """
         if self._settled.get((root, name)) == _LOCKED:
             self._settled.pop((root, name), None)
+        self._tell(root, "holding", _of_lock(name, lock))
+        self._locks[root, name] = lock  # from now on every new connection tells it
+
+    def lock_released(self, root: str, name: ModuleName, lock: LockId) -> None:
+        """That lock is gone: whoever waits for it should know."""
+        if self._locks.pop((root, name), None) is not None:
+            self._tell(root, "released", _of_lock(name, lock))
+
+    def wait_for_lock(self, root: str, name: ModuleName) -> str | None:
+        """Wait until the lock of module `name` is gone; READY, FREE, or None where the daemon cannot tell.
+
+        As long as its holder lives there is no limit, as there is none without us; once a minute the wait is told.
+        """
+        question, started_s = (root, name), self._waits.now_s()
+        if started_s < self._muted_until_s.get(question, started_s):
+            return None
+        with self._state_lock:
+            if not self._backoff.admits(started_s):
+                return None
+        try:
+            end = self._with_connection(root, started_s, lambda connection: self._wait_once(connection, name))
+        except _NotNowError:
+            return None
+        except DaemonError as error:
+            self._leave_alone(error, started_s)
+            return None
+        if end not in (READY, FREE):
+            self.mute(root, name)
+            return None
+        with self._state_lock:
+            self._backoff.succeeded()
+        return end
+
+    def mute(self, root: str, name: ModuleName) -> None:
+        """Do not wait for this module for a moment: stock looks for itself."""
+        self._muted_until_s[root, name] = self._waits.now_s() + _MUTED_S
+
+    def pause(self, seconds: float) -> None:
+        """Let another process go first."""
+        self._waits.wait_ready(None, seconds)
+
+    def count_failure(self, reason: str) -> None:
+        """Note that a question could not be put; the daemon is told with the next greeting."""
+        with self._state_lock:
+            self._failures[reason] = self._failures.get(reason, 0) + 1
 
     def _settle(self, question: _Question, answer: str, started_s: float) -> bool:
         if answer in _WORTH_SAYING:
@@ -119,24 +185,70 @@ class Asker:
         if isinstance(error, SilentError) and patience is not None:
             # This caller has waited once for this key and compiles; the second look that it takes must not wait again.
             self._settled[question] = _GAVE_UP
-            if not patience.is_hung(self._waits.now_s()):
+            self.count_failure(_GAVE_UP)
+            if patience.is_fetching and not patience.is_hung(self._waits.now_s()):
                 return  # the daemon is fine, only this fetch was too slow
         self._leave_alone(error, started_s)
 
     def _leave_alone(self, error: DaemonError, started_s: float) -> None:
         with self._state_lock:
+            if not self._backoff.failed_since(started_s):
+                self._failures[error.reason] = self._failures.get(error.reason, 0) + 1
             self._backoff.failed(started_s, self._waits.now_s())
+            self._is_silent = error.reason == _SILENT
         self._notices.say(error.reason, f"{error}; graphs that are not in the local cache are compiled")
 
-    def _ask(self, connection: Connection, root: str, name: ModuleName, holding: bool, patience: FetchPatience) -> str:
+    def _with_connection(self, root: str, started_s: float, do: Callable[[Connection], _Result]) -> _Result:
+        connection = self._connection(root, started_s)
         try:
-            return self._ask_once(connection, name, holding, patience)
+            return do(connection)
         except LostError:
             if not connection.was_used:
                 raise
+            connection.close()
             # It ended since the last question: a restarted daemon. Worth one new connection.
-        connection = self._connection(root, self._waits.now_s())
-        return self._ask_once(connection, name, holding, patience)
+        return do(self._connection(root, self._waits.now_s()))
+
+    def _tell(self, root: str, op: str, fields: Message) -> None:
+        """Without waiting for an answer. A daemon that was silent may be starved: it finds the message later."""
+        started_s = self._waits.now_s()
+        with self._state_lock:
+            is_well, is_silent = self._backoff.is_well, self._is_silent
+        if is_well:
+            try:
+                self._with_connection(root, started_s, lambda connection: connection.tell(op, fields))
+            except _NotNowError:
+                is_silent = True
+            except DaemonError as error:
+                self._leave_alone(error, started_s)
+                is_silent = error.reason == _SILENT
+            else:
+                return
+        if is_silent:
+            hello = greeting.of_trainer(root, greeting.identity_of(root))
+            post(socket_candidates(self.socket_path), [{"hello": hello}, {"id": 1, "op": op, **fields}], self._waits)
+
+    def _wait_once(self, connection: Connection, name: ModuleName) -> str:
+        """How the wait ended, or another word where the daemon does not let us wait."""
+        if "wait" not in connection.capabilities:
+            return "unsupported"
+        tell_at_s = self._waits.now_s() + _TELL_EVERY_S
+        complete = False
+        try:
+            patience = SilencePatience(self._waits.now_s(), WAIT_SILENCE_S)
+            for message in connection.answers("wait", {"namespace": name.namespace, "key": name.key}, patience):
+                if message.get("done") is True:
+                    complete = True
+                    return str(message.get("state"))
+                if self._waits.now_s() >= tell_at_s:
+                    tell_at_s = self._waits.now_s() + _TELL_EVERY_S
+                    self._notices.report(_waiting(name, message))
+            return "no-answer"
+        finally:
+            # A wait left in the middle, be it by Ctrl-C, is withdrawn by closing.
+            connection.was_used = complete or connection.was_used
+            if not complete:
+                connection.close()
 
     def _ask_once(self, connection: Connection, name: ModuleName, holding: bool, patience: FetchPatience) -> str:
         """READY, or the reason of the miss."""
@@ -147,6 +259,10 @@ class Asker:
                 state = message.get("state") if message.get("key") == name.key else None
                 if state in (READY, ABSENT):
                     complete = True
+                    if state == READY and message.get("source") is not None:
+                        self.arrivals[name] = message
+                    if state == ABSENT and message.get("reason") == _FAILED_BEFORE:
+                        self._notices.say(_FAILED_BEFORE, f"{name.key} failed to compile before: {message.get('text')}")
                     return READY if state == READY else str(message.get("reason"))
             complete = True
             return "no-answer"
@@ -175,6 +291,10 @@ class Asker:
             with self._state_lock:
                 if self._backoff.failed_since(started_s):
                     raise _NotNowError("just-failed", "another thread could not reach the daemon")
+            with self._state_lock:
+                failures = dict(self._failures)
+            if failures:
+                hello = {**hello, "failures": failures}
             connection = connect(socket_candidates(self.socket_path), hello, self._waits, CONNECT_S)
         except _NotNowError:
             raise
@@ -185,7 +305,43 @@ class Asker:
         finally:
             self._contact_lock.release()
         self._open.add(connection)
+        self._introduce(connection, str(hello["root"]), failures)
         if connection.reason is not None:
             text = _CANNOT_SERVE.get(connection.reason, "the daemon at {path} cannot serve as asked")
             self._notices.say(connection.reason, text.format(path=connection.path, root=hello["root"]))
         return connection
+
+    def _introduce(self, connection: Connection, root: str, failures: dict[str, int]) -> None:
+        """What a daemon that has just greeted does not know yet, and what it now knows."""
+        with self._state_lock:
+            for reason, count in failures.items():
+                self._failures[reason] -= count
+                if not self._failures[reason]:
+                    del self._failures[reason]
+        for (of_root, name), lock in list(self._locks.items()):
+            if of_root == root and not connection.is_closed:
+                try:
+                    connection.tell("holding", _of_lock(name, lock))
+                except LostError:
+                    return
+
+
+def _of_lock(name: ModuleName, lock: LockId) -> Message:
+    return {"namespace": name.namespace, "key": name.key, "inode": lock.inode, "ctime_ns": lock.ctime_ns}
+
+
+def _waiting(name: ModuleName, message: Message) -> str:
+    """One line on who compiles what."""
+    who = "a process that neffd does not know has locked it"
+    if message.get("holder") == "neffd":
+        who = "neffd is bringing it"
+    elif message.get("pid"):
+        ended = " has ended, what it started still compiles it" if message.get("holder") == "gone" else " compiles it"
+        who = f"process {message['pid']} (uid {message.get('uid')}){ended}"
+    since, usually = _minutes(message.get("since_s")), _minutes(message.get("usually_s"))
+    usual = f", usually {usually}" if usually else ""
+    return f"waiting for {name.key}: {who}, for {since or '?'}{usual}"
+
+
+def _minutes(seconds: object) -> str:
+    return f"{seconds / 60:.1f} min" if isinstance(seconds, (int, float)) else ""

@@ -22,6 +22,11 @@ class BackOff:
         self._next_s = now_s + self._period_s
         return True
 
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing has failed since the last success."""
+        return self._period_s == 0
+
     def failed_since(self, started_s: float) -> bool:
         """Whether some attempt has failed after `started_s`."""
         return self._failed_s >= started_s

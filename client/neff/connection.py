@@ -11,7 +11,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 
 from neff.errors import LostError, RefusedError, SilentError, UnreachableError
-from neff.patience import Patience
+from neff.patience import FIRST_ANSWER_S, Patience
 from neff.protocol import (
     MAX_LINE_BYTES,
     MAX_SOCKET_PATH_BYTES,
@@ -60,6 +60,21 @@ def connect(candidates: Sequence[str], greeting: Message, waits: Waits, limit_s:
     raise _unreachable(failures)
 
 
+def post(candidates: Sequence[str], messages: Sequence[Message], waits: Waits) -> None:
+    """Leave messages, the greeting first, where a daemon is too busy to answer: it reads them when it comes to it.
+
+    Waits for nothing and says nothing of whether they will be read.
+    """
+    lines = b"".join(map(encode, messages))
+    for path in candidates:
+        try:
+            with _open_socket(path, waits, waits.now_s()) as sock:
+                sock.send(lines, socket.MSG_NOSIGNAL)
+        except OSError:
+            continue
+        return
+
+
 def _unreachable(failures: list[tuple[str, OSError]]) -> UnreachableError:
     for path, error in failures:
         if isinstance(error, PermissionError):
@@ -75,6 +90,7 @@ class Connection:
         self.path = path
         self.capabilities: frozenset[str] = frozenset()
         self.reason: str | None = None
+        self.alive_s: float | None = None
         self.was_used = False
         self._socket = sock
         self._waits = waits
@@ -108,6 +124,8 @@ class Connection:
         names = hello.get("capabilities")
         if isinstance(names, list):
             self.capabilities = frozenset(name for name in names if isinstance(name, str))
+        alive_s = hello.get("alive_s")
+        self.alive_s = alive_s if isinstance(alive_s, (int, float)) and 0 < alive_s < FIRST_ANSWER_S else None
         reason = hello.get("reason")
         self.reason = reason if isinstance(reason, str) else None
 
@@ -134,6 +152,19 @@ class Connection:
                     return
             if now_s >= patience.deadline_s:
                 raise self._silent()
+
+    def tell(self, op: str, fields: Message) -> None:
+        """Send one request whose answer nobody waits for; nothing happens where the daemon does not offer it.
+
+        Raises LostError where it cannot be sent at once.
+        """
+        if op not in self.capabilities:
+            return
+        self._last_id += 1
+        line = encode({"id": self._last_id, "op": op, **fields})
+        if self._send_some(memoryview(line)) != len(line):
+            self.close()
+            raise self._lost("the daemon reads nothing")
 
     def _send(self, message: Message, deadline_s: float) -> None:
         rest = memoryview(encode(message))

@@ -18,6 +18,13 @@ _NUMBERS = re.compile(r"[0-9]+(?:\.[0-9]+)*")
 _FIRST_WITH_DONE = (2, 15)
 
 
+class LockId(NamedTuple):
+    """Which file a lock is: an inode alone could have been given to another one."""
+
+    inode: int
+    ctime_ns: int
+
+
 class ModuleName(NamedTuple):
     """One module in one namespace, written ``<namespace>/<module key>``."""
 

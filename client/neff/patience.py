@@ -12,6 +12,10 @@ NO_BYTES_S = 5.0
 LONGEST_FETCH_S = 600.0
 # While it fetches, the daemon speaks at least once a second: after this much silence it is not slow but hung.
 HUNG_AFTER_S = 2.5
+# How late a sign of life may come.
+LATE_S = 0.75
+# While somebody waits for a lock, the daemon speaks at least once a second.
+WAIT_SILENCE_S = 5.0
 
 
 class Patience(Protocol):
@@ -26,10 +30,16 @@ class Patience(Protocol):
 
 
 class FetchPatience:
-    """A trainer's patience with one key: the first answer soon, then only as long as bytes keep coming."""
+    """A trainer's patience with one key: the first answer soon, then only as long as bytes keep coming.
 
-    def __init__(self, now_s: float) -> None:
-        self.deadline_s = now_s + FIRST_ANSWER_S
+    Args:
+        alive_s: how often the daemon promises to say something while it looks; None if it does not.
+    """
+
+    def __init__(self, now_s: float, alive_s: float | None = None) -> None:
+        self._silence_s = FIRST_ANSWER_S if alive_s is None else alive_s + LATE_S
+        self._first_answer_by_s = now_s + FIRST_ANSWER_S
+        self.deadline_s = min(self._first_answer_by_s, now_s + self._silence_s)
         self._asked_s = now_s
         self._heard_s = now_s
         self._more_bytes_s = now_s
@@ -38,6 +48,8 @@ class FetchPatience:
     def heard(self, message: Message, now_s: float) -> None:
         self._heard_s = now_s
         if message.get("state") != FETCHING:
+            if self._done_bytes < 0:
+                self.deadline_s = min(self._first_answer_by_s, now_s + self._silence_s)
             return
         done_bytes = _number(message.get("done_bytes"), 0.0)
         if done_bytes > self._done_bytes:
@@ -46,9 +58,14 @@ class FetchPatience:
         give_up_s = min(_number(message.get("give_up_s"), LONGEST_FETCH_S), LONGEST_FETCH_S)
         self.deadline_s = min(self._more_bytes_s + NO_BYTES_S, self._asked_s + give_up_s)
 
+    @property
+    def is_fetching(self) -> bool:
+        """Whether the daemon has found the entry and is bringing it."""
+        return self._done_bytes >= 0
+
     def is_hung(self, now_s: float) -> bool:
         """Whether the daemon itself has fallen silent, and not only the download."""
-        return now_s - self._heard_s >= HUNG_AFTER_S
+        return now_s - self._heard_s >= min(HUNG_AFTER_S, self._silence_s)
 
 
 class SilencePatience:

@@ -18,6 +18,8 @@ MAX_TEXT_CHARS = 200
 READY = "ready"
 ABSENT = "absent"
 FETCHING = "fetching"
+# How a wait for a lock ends, besides READY.
+FREE = "free"
 
 # Where a client looks for the socket when nobody tells it.
 SYSTEM_SOCKET = "/run/neffd/neffd.sock"

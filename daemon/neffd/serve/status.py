@@ -30,11 +30,12 @@ class Problems:
         self._noted[reason, hint] = detail
         log.warning("%s: %s: %s%s", self._where, reason, detail, f" (try: {hint})" if hint else "")
 
-    def over(self, reason: str) -> None:
-        """What failed for `reason` works again."""
-        if any(noted == reason for noted, _ in self._noted):
+    def over(self, reason: str, hint: str | None = None) -> None:
+        """What failed for `reason` works again; with `hint` only the problem that had this remedy."""
+        ended = {key for key in self._noted if key[0] == reason and hint in (None, key[1])}
+        if ended:
             log.info("%s: %s: over", self._where, reason)
-            self._noted = {key: detail for key, detail in self._noted.items() if key[0] != reason}
+            self._noted = {key: detail for key, detail in self._noted.items() if key not in ended}
 
     def fatal(self) -> list[str]:
         """Those that keep the daemon from its work."""

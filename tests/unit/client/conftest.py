@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.client.hooked import answers, entry, hook, stack  # noqa: F401, fixtures for several modules
+
 
 @pytest.fixture
 def socket_path() -> Iterator[Path]:

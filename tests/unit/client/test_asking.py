@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from neff.asking import Asker
-from neff.keys import ModuleName
+from neff.keys import LockId, ModuleName
 from neff.protocol import Message
 from tests.unit.client.recording import RecordedWaits
 from tests.unit.client.scripted import Peer, ScriptedDaemon, answering, transcript
@@ -79,7 +79,7 @@ def test_a_key_that_somebody_else_had_locked_is_asked_again_once_this_process_ha
         asker = Asker(daemon.path)
         assert not asker.is_ready(ROOT, _name(), holding=False)
         assert not asker.is_ready(ROOT, _name(), holding=True)
-        asker.lock_taken(ROOT, _name())
+        asker.lock_taken(ROOT, _name(), LockId(1, 2))
         assert asker.is_ready(ROOT, _name(), holding=True)
         asker.close()
     assert [message["holding"] for message in seen[1:]] == [[], [_name().key]]

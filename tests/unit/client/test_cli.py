@@ -150,7 +150,8 @@ def test_a_wrong_name_is_told_what_names_look_like() -> None:
 
 @pytest.mark.parametrize("arguments", [(), ("flush",)])
 def test_help_tells_the_exit_codes(arguments: tuple[str, ...]) -> None:
-    codes = "0 done, 1 failed or parked, 2 wrong use, 3 not found, 4 no daemon, 5 still waiting, 130 interrupted"
+    codes = "0 done, 1 failed or parked, 2 wrong use, 3 not found, 4 no daemon or Hub, 5 still waiting, "
+    codes += "6 refused: login, repo or rights, 130 interrupted"
     assert f"Exit codes: {codes}" in " ".join(_neff(*arguments, "--help").stdout.split())
 
 

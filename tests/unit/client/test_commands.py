@@ -76,6 +76,20 @@ def _remotes(status_document: dict[str, Any]) -> list[str]:
     return "\n".join(status.describe(status_document)).splitlines()[2:]
 
 
+def test_how_full_a_cache_directory_is() -> None:
+    space = {"bytes": 2e6, "free_bytes": 5e6, "max_bytes": None, "evicted_entries": 0, "evicted_bytes": 0}
+
+    def shown(**changes: Any) -> list[str]:
+        cache_dir = {"path": "/c", "entries": {}, "space": space | changes}
+        return [line.strip() for line in status.describe({"cache_dirs": [cache_dir]}) if " MB" in line]
+
+    assert shown() == ["2.0 MB, 5.0 MB free on its disk"]
+    assert shown(max_bytes=3e6, evicted_entries=2, evicted_bytes=1e6) == [
+        "2.0 MB of at most 3.0 MB, 5.0 MB free on its disk",
+        "2 evicted since the start, 1.0 MB",
+    ]
+
+
 @pytest.mark.parametrize(
     ("available", "reason", "shown"),
     [
@@ -98,6 +112,26 @@ def test_remotes_that_entries_wait_for_and_nobody_configures() -> None:
     assert _remotes({"remotes": [{"name": "team"}], "orphaned": orphaned})[::2] == ["remotes:", line]
 
 
+@pytest.mark.parametrize(
+    ("row", "shown"),
+    [
+        (
+            {"holder": "process", "pid": 7, "uid": 1000, "since_s": 75, "usually_s": 130, "waiting": 63},
+            "process 7 of uid 1000, for 1 min, usually 2 min, 63 waiting",
+        ),
+        (
+            {"holder": "gone", "pid": 7, "uid": 0, "since_s": 5, "waiting": 0},
+            "process 7 of uid 0, which is gone, for 5 s",
+        ),
+        ({"holder": "neffd", "since_s": 0.4}, "neffd, which is bringing it, for 0 s"),
+        ({"holder": "unknown", "pid": None, "since_s": 7200.0}, "locked by an unknown process, for 2 h 0 min"),
+        ({"holder": ["?"], "waiting": "many"}, "locked by an unknown process, for ?"),
+    ],
+)
+def test_who_compiles_what(row: dict[str, Any], shown: str) -> None:
+    assert _remotes({"compiling": [{"name": "ns/key", **row}]})[-1] == f"  ns/key: {shown}"
+
+
 def test_no_remotes_is_said() -> None:
     assert _remotes({"remotes": []}) == ["remotes: none (nothing is shared)"]
     assert _remotes({}) == []
@@ -117,3 +151,34 @@ def test_no_remotes_is_said() -> None:
 )
 def test_durations(seconds: float | None, text: str) -> None:
     assert status.duration(seconds) == text
+
+
+def test_what_is_parked_beyond_the_list_is_counted() -> None:
+    parked = [{"name": f"m{number}", "reason": "namespace-full"} for number in range(2)]
+    lines = _remotes({"remotes": [{"name": "team", "journal": {"waiting": 0, "parked_count": 7, "parked": parked}}]})
+    assert lines[2:] == ["    parked: m0: namespace-full", "    parked: m1: namespace-full", "    and 5 more parked"]
+
+
+def test_refused_copies_are_named_with_their_folders() -> None:
+    shown = [
+        {"name": "m1", "reason": "short-neff", "folder": "/staging/refused/m1"},
+        {"name": "m2", "reason": "digest-mismatch", "folder": None},
+    ]
+    lines = _remotes({"remotes": [{"name": "team", "refused": {"count": 3, "shown": shown}}]})
+    assert lines[2:] == [
+        "    refused: m1: short-neff, kept in /staging/refused/m1",
+        "    refused: m2: digest-mismatch",
+        "    and 1 more refused",
+    ]
+
+
+def test_a_side_that_is_given_a_rest_says_why_and_how_long() -> None:
+    read = {"state": "open", "reason": "rate-limited", "retry_s": 40.2}
+    write = {"state": "half-open", "reason": "server-error", "retry_s": 0.0}
+    lines = _remotes({"remotes": [{"name": "team", "breaker": {"read": read, "write": write}}]})
+    assert lines[2:] == [
+        "    not read for 40 s: rate-limited",
+        "    not written until a first try succeeds: server-error",
+    ]
+    closed = {"state": "closed", "reason": None, "retry_s": 0.0}
+    assert len(_remotes({"remotes": [{"name": "team", "breaker": {"read": closed, "write": None}}]})) == 2

@@ -6,23 +6,20 @@ import importlib
 import inspect
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from neff.asking import Asker
 from neff.hook import CACHE_MODULE, Hook
 from neff.keys import ModuleName
 from neff.notices import Notices
-from tests.neuron.env import importable_stack
+from tests.unit.client.hooked import KEY, MODERN, Answers
 
 METHODS = ("exists", "hlo_acquire_lock", "hlo_release_lock", "lookup")
-MODERN = "neuronxcc-2.20.9961.0+0acef03a"
 LEGACY = "neuronxcc-2.14.227.0+2d4f85be"
-KEY = "MODULE_123+e30acd3a"
 
 
 def _placing(mark: Path) -> Callable[[ModuleName], bool]:
@@ -34,51 +31,6 @@ def _placing(mark: Path) -> Callable[[ModuleName], bool]:
         return True
 
     return place
-
-
-class Answers(Asker):
-    """Answers from a function; notes the questions."""
-
-    def __init__(self) -> None:
-        super().__init__("/nowhere")
-        self.questions: list[tuple[str, ModuleName, bool]] = []
-        self.taken: list[ModuleName] = []
-        self.answer: Callable[[ModuleName], bool] = lambda name: False
-
-    def is_ready(self, root: str, name: ModuleName, *, holding: bool) -> bool:
-        self.questions.append((root, name, holding))
-        return self.answer(name)
-
-    def lock_taken(self, root: str, name: ModuleName) -> None:
-        self.taken.append(name)
-
-
-@pytest.fixture
-def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.delenv("NEURON_STANDIN_GENERATION", raising=False)
-    monkeypatch.delenv("NEURON_STANDIN_COMPILER_VERSION", raising=False)
-    with importable_stack():
-        yield importlib.import_module(CACHE_MODULE)
-
-
-@pytest.fixture
-def answers() -> Answers:
-    return Answers()
-
-
-@pytest.fixture
-def hook(stack: ModuleType, answers: Answers) -> Iterator[Hook]:
-    hook = Hook(answers, Notices())
-    hook.patch(stack)
-    yield hook
-    hook.unpatch()
-
-
-@pytest.fixture
-def entry(tmp_path: Path) -> Path:
-    entry = tmp_path / MODERN / KEY
-    entry.mkdir(parents=True)
-    return entry
 
 
 def _cache(stack: Any, root: Path) -> Any:

@@ -44,6 +44,21 @@ def test_other_answers_do_not_prolong() -> None:
     assert patience.deadline_s == 3.0
 
 
+def test_a_daemon_that_promises_signs_of_life_is_given_up_when_they_stop() -> None:
+    patience = FetchPatience(0.0, alive_s=1.0)
+    assert patience.deadline_s == 1.75
+    patience.heard({"state": "asking"}, 0.5)
+    assert patience.deadline_s == 2.25
+    patience.heard({"state": "asking"}, 2.0)
+    assert patience.deadline_s == 3.0  # alive, and too slow
+    assert (patience.is_fetching, patience.is_hung(3.75)) == (False, True)
+    patience.heard(_fetching(1), 2.5)
+    assert (patience.is_fetching, patience.is_hung(2.6)) == (True, False)
+    assert patience.deadline_s == 7.5
+    patience.heard({"state": "asking"}, 2.6)
+    assert patience.deadline_s == 7.5
+
+
 @pytest.mark.parametrize("done_bytes", [None, "x", -1, math.nan, math.inf, 10**400, [], True])
 def test_odd_sizes_are_no_progress(done_bytes: Any) -> None:
     patience = FetchPatience(0.0)

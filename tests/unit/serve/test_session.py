@@ -20,6 +20,7 @@ from neff.keys import ModuleName
 from neff.protocol import Message
 from neffd.fetch.flight import READY_HERE, Answer, Flight
 from neffd.metrics import Metrics
+from neffd.serve.operations import standard
 from neffd.serve.session import Resolver, Session
 from neffd.tasks import Tasks
 from tests.harness import entries
@@ -49,7 +50,7 @@ class Host:
     def resolver_for(self, name: ModuleName) -> Resolver | None:
         return self
 
-    def resolve(self, name: ModuleName) -> Answer | Flight:
+    def resolve(self, name: ModuleName, *, urgent: bool = True) -> Answer | Flight:
         if name.key in self.answers:
             return self.answers[name.key]
         if name.key not in self.flights:
@@ -119,7 +120,7 @@ async def serving(path: Path) -> AsyncIterator[Served]:
     host = Host()
 
     def connected() -> Session:
-        host.sessions.append(Session(host))
+        host.sessions.append(Session(host, standard(host)))
         return host.sessions[-1]
 
     server = await asyncio.get_running_loop().create_unix_server(connected, str(path))
@@ -155,6 +156,7 @@ async def test_greeting_as_documented(served: Served) -> None:
             "hello": {
                 "protocol": 1,
                 "capabilities": ["resolve", "prefetch", "status", "flush"],
+                "alive_s": 1.0,
                 "root": "/cache",
                 "reason": None,
             }

@@ -1,0 +1,151 @@
+"""Locks whose maker is gone: removed with proof, reported without.
+
+A process that names the module in its arguments is proof of life, also where the maker itself is gone: a compiler
+that goes on after its trainer was killed. Its lock stays until it has ended too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shlex
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from neff.keys import LockId
+from neffd.compiles import lockfile, processes
+from neffd.compiles.board import Place
+from neffd.compiles.lockfile import Removal
+from neffd.metrics import Metrics
+from neffd.serve.status import Problems
+from neffd.tasks import Tasks
+
+log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+STALE_LOCK = "stale-lock"
+_LOOK_EVERY_S = 0.5
+# A lock of an unknown maker is worth a word after this long, or this many times its usual compile time.
+_OLD_S = 600.0
+_OLD_TIMES = 3.0
+_SCAN_EVERY_S = 60.0
+
+# Lock file, which one, and how long its compile usually takes.
+Suspect = tuple[Path, LockId, float | None]
+
+
+class _Report(NamedTuple):
+    """`candidates` are the processes that were named; None where the maker is known to be gone."""
+
+    command: str
+    candidates: frozenset[int] | None
+
+    @property
+    def is_proven(self) -> bool:
+        return self.candidates is None
+
+
+class StaleLocks:
+    """Clears and reports.
+
+    Args:
+        problems: where to report, by cache directory.
+        clears: whether a proven stale lock is removed, or only reported.
+        clock: monotonic seconds.
+
+    Attributes:
+        on_gone: called with a place and the lock that was found gone there, or was removed.
+    """
+
+    def __init__(
+        self,
+        problems: Mapping[str, Problems],
+        tasks: Tasks,
+        metrics: Metrics,
+        workers: Executor,
+        *,
+        clears: bool,
+        clock: Callable[[], float],
+    ) -> None:
+        self._problems = problems
+        self._tasks = tasks
+        self._metrics = metrics
+        self._workers = workers
+        self._clears = clears
+        self._clock = clock
+        self._clearing: set[Place] = set()
+        self._reported: dict[Place, _Report] = {}
+        self._next_scan_at = clock()
+        self.on_gone: Callable[[Place, LockId], None] = lambda place, lock: None
+
+    def clear(self, place: Place, path: Path, lock: LockId, proof: str) -> None:
+        """Remove a lock as soon as no process names its module any more; `proof` says why it is stale."""
+        if place in self._clearing:
+            return
+        if not self._clears:
+            self._note(place, path, f"{proof}, and locks.clear_stale is off")
+            return
+        self._clearing.add(place)
+        self._tasks.start(self._clear(place, path, lock, proof), name=f"clear-{place.name.key}")
+
+    def forget(self, place: Place) -> None:
+        """The lock is gone, or its maker lives: there is nothing to report any more."""
+        reported = self._reported.pop(place, None)
+        if reported is not None:
+            self._problems[place.root].over(STALE_LOCK, reported.command)
+
+    async def report(self, suspects: Mapping[Place, Suspect]) -> None:
+        """Report those among the locks of unknown makers that are too old, with the processes to look at."""
+        for place in [place for place, said in self._reported.items() if not said.is_proven and place not in suspects]:
+            self.forget(place)
+        old = {place: suspect for place, suspect in suspects.items() if _is_old(suspect)}
+        if not old or (self._clock() < self._next_scan_at and set(old) <= set(self._reported)):
+            return
+        self._next_scan_at = self._clock() + _SCAN_EVERY_S
+        named = await self._in_worker(processes.naming, {place.name.key for place in old})
+        for place, (path, lock, usually_s) in old.items():
+            candidates = named[place.name.key]
+            said = self._reported.get(place)
+            if said is None or said.candidates != frozenset(candidates):
+                self.forget(place)
+                self._note(place, path, _doubt(lock, usually_s, candidates), frozenset(candidates))
+
+    async def _clear(self, place: Place, path: Path, lock: LockId, proof: str) -> None:
+        try:
+            while pids := (await self._in_worker(processes.naming, [place.name.key]))[place.name.key]:
+                log.info("%s: %s, but these processes still work on it: %s", place.name, proof, sorted(pids))
+                while any(processes.names(pid, place.name.key) for pid in pids):  # noqa: ASYNC110, nobody tells us
+                    await asyncio.sleep(_LOOK_EVERY_S)
+            removal = await self._in_worker(lockfile.remove, path, lock)
+        finally:
+            self._clearing.discard(place)
+        if removal is Removal.REFUSED:
+            self._note(place, path, f"{proof}, and neffd may not remove it")
+            return
+        if removal is Removal.REMOVED:
+            log.warning("removed the lock of %s: %s", place.name, proof)
+            self._metrics.stale_locks.inc()
+        self.on_gone(place, lock)
+
+    def _note(self, place: Place, path: Path, detail: str, candidates: frozenset[int] | None = None) -> None:
+        """Without candidates it is proven."""
+        command = f"rm {shlex.quote(str(path))}"
+        self._reported[place] = _Report(command, candidates)
+        self._problems[place.root].note(STALE_LOCK, f"{place.name} is locked: {detail}", command)
+
+    async def _in_worker(self, work: Callable[..., _T], *args: object) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._workers, work, *args)
+
+
+def _is_old(suspect: Suspect) -> bool:
+    _, lock, usually_s = suspect
+    return lockfile.age_s(lock) > max(_OLD_S, _OLD_TIMES * (usually_s or 0.0))
+
+
+def _doubt(lock: LockId, usually_s: float | None, candidates: Mapping[int, str]) -> str:
+    usual = f", which usually takes {usually_s:.0f} s" if usually_s is not None else ""
+    shown = "; ".join(f"{pid} ({text})" for pid, text in sorted(candidates.items())[:3])
+    who = f"these processes name it: {shown}" if candidates else "no process that can be seen on this host names it"
+    return f"for {lockfile.age_s(lock) / 60:.0f} min{usual}; {who}"

@@ -1,0 +1,63 @@
+"""`prefetch`: names to be fetched, full or bare keys; the asker may wait for them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+from neff.keys import ModuleName, is_module_key, parse_module_name
+from neff.protocol import Message
+from neffd.fetch.flight import Answer, Flight
+from neffd.serve.fields import strings
+from neffd.serve.following import answer_with, follow, progress
+from neffd.serve.session import Resolver, Session
+
+
+class NameFinder(Protocol):
+    """Who knows where a name without a cache directory belongs."""
+
+    def resolver_for(self, name: ModuleName) -> Resolver | None:
+        """Where a name without a cache directory is fetched to."""
+
+    async def full_names(self, keys: Collection[str]) -> dict[str, list[ModuleName]]:
+        """For each bare module key, the names under which remotes hold it."""
+
+
+class Prefetch:
+    """The operation."""
+
+    def __init__(self, finder: NameFinder) -> None:
+        self._finder = finder
+
+    def __call__(self, session: Session, number: int, message: Message) -> None:
+        names = strings(message, "names")
+        session.start(self._prefetch(session, number, names, bool(message.get("wait"))), "prefetch")
+
+    async def _prefetch(self, session: Session, number: int, names: Sequence[str], wait: bool) -> None:
+        began_at = time.perf_counter()
+        flights: dict[str, Flight] = {}
+        bare = [text for text in names if is_module_key(text)]
+        full_names = await self._finder.full_names(bare) if bare else {}
+        for text in names:
+            answer = self._ask(session, text, full_names.get(text))
+            if not isinstance(answer, Flight):
+                answer_with(session, number, {"name": text}, answer)
+            elif wait:
+                flights[text] = answer
+            else:
+                session.reply(number, name=text, **progress(answer))
+        await follow(session, number, "name", flights, began_at)
+
+    def _ask(self, session: Session, text: str, full_names: list[ModuleName] | None) -> Answer | Flight:
+        """`full_names` are those of a bare key; None where `text` is none."""
+        if full_names is None:
+            try:
+                full_names = [parse_module_name(text)]
+            except ValueError:
+                return Answer(False, "bad-name")
+        if len(full_names) != 1:
+            return Answer(False, "ambiguous-namespace" if full_names else "not-on-remotes")
+        name = full_names[0]
+        resolver = session.resolver or self._finder.resolver_for(name)
+        return resolver.resolve(name, urgent=False) if resolver is not None else Answer(False, "no-cache-dir")

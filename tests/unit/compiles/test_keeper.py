@@ -1,0 +1,307 @@
+"""The keeper on real lock files, a real database and real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neff.keys import LockId, ModuleName
+from neff.protocol import FREE, READY
+from neffd.compiles import keeper, lockfile, processes
+from neffd.compiles.board import Board, Place
+from neffd.compiles.keeper import Directory, Keeper
+from neffd.compiles.ledger import Held, Ledger, Seen
+from neffd.compiles.stale import StaleLocks
+from neffd.metrics import Metrics
+from neffd.serve.status import Problems
+from neffd.store.database import Database
+from neffd.store.index import boot_id
+from neffd.store.root import CacheRoot
+from neffd.tasks import Tasks
+from tests.harness import entries
+from tests.unit.waiting import until
+
+NAME = entries.module(1)
+
+
+class Host:
+    """A keeper with what it needs; `start` runs it."""
+
+    def __init__(self, folder: Path, *, clears: bool = True) -> None:
+        self.folder = folder
+        self.root = CacheRoot(folder / "cache")
+        self.problems = Problems("cache")
+        self.metrics, self.tasks = Metrics(), Tasks()
+        self.workers = ThreadPoolExecutor(4)
+        self.database = Database(folder / "state")
+        self.nudges = 0
+        self.own: set[Path] = set()
+        self.compiled: list[tuple[Place, int, int, float]] = []
+        self.place = Place(str(self.root.path), NAME)
+        self.lock = self.root.entry(NAME) / "model.hlo_module.pb.lock"
+        self.stale = StaleLocks(
+            {str(self.root.path): self.problems},
+            self.tasks,
+            self.metrics,
+            self.workers,
+            clears=clears,
+            clock=time.monotonic,
+        )
+        self.keeper = Keeper(
+            {str(self.root.path): Directory(self.root, self._locked, self._nudge)},
+            Board(10, time.monotonic),
+            Ledger(self.database),
+            self.stale,
+            self.workers,
+            is_own_lock=self.own.__contains__,
+            on_compiled=lambda *compiled: self.compiled.append(compiled),
+        )
+
+    def _locked(self) -> list[ModuleName]:
+        return [NAME] if self.lock.exists() else []
+
+    def _nudge(self) -> None:
+        self.nudges += 1
+
+    def make_lock(self) -> LockId:
+        self.lock.parent.mkdir(parents=True, exist_ok=True)
+        self.lock.touch()
+        made = lockfile.identity(self.lock)
+        assert made is not None
+        return made
+
+    async def note(self, *, held: Held | None = None, seen: Seen | None = None) -> None:
+        """What an earlier daemon wrote down."""
+        ledger = Ledger(self.database)
+        if held is not None:
+            ledger.held(self.place, held)
+        if seen is not None:
+            ledger.seen(self.place, seen)
+        await ledger.flush()
+
+    def start(self) -> None:
+        self.tasks.start(self.keeper.run(), name="keeper")
+
+    async def stop(self) -> None:
+        assert await self.tasks.stop(10) == []
+        self.workers.shutdown()
+        self.database.close()
+
+
+@pytest.fixture
+async def host(tmp_path: Path) -> AsyncIterator[Host]:
+    host = Host(tmp_path)
+    yield host
+    await host.stop()
+
+
+def held(lock: LockId, pid: int, **changes: object) -> Held:
+    known = Held(pid, os.getuid(), processes.start_time(pid), processes.pid_space(), boot_id(), lock, time.time())
+    return known._replace(**changes)  # type: ignore[arg-type]
+
+
+async def has_looked(host: Host) -> None:
+    """Until the keeper has been once over everything."""
+    await until(host.keeper.status, "it has looked")
+
+
+@contextlib.contextmanager
+def ended_process() -> Iterator[int]:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    yield process.pid
+
+
+@contextlib.contextmanager
+def naming(name: ModuleName) -> Iterator[subprocess.Popen[bytes]]:
+    script = "import sys; sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", script, name.key], stdin=subprocess.PIPE) as process:
+        yield process
+
+
+async def test_a_lock_from_before_the_machines_last_start_is_removed(host: Host) -> None:
+    await host.note(held=held(host.make_lock(), os.getpid(), boot_id="earlier"))
+    host.start()
+    await until(lambda: not host.lock.exists(), "it is removed")
+    await until(lambda: host.nudges, "a fetch that it kept out may go in")
+
+
+async def test_a_lock_that_was_only_seen_before_the_last_start_is_removed_where_no_other_host_can_be(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lockfile, "is_on_local_disk", lambda path: True)
+    await host.note(seen=Seen(host.make_lock(), "earlier"))
+    host.start()
+    await until(lambda: not host.lock.exists(), "it is removed")
+
+
+@pytest.mark.parametrize("why", ["shared", "this-boot", "another-file"])
+async def test_a_lock_that_was_only_seen_stays_without_proof(
+    host: Host, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    monkeypatch.setattr(lockfile, "is_on_local_disk", lambda path: why != "shared")
+    lock = host.make_lock()
+    if why == "another-file":
+        lock = lock._replace(ctime_ns=lock.ctime_ns - 1)
+    await host.note(seen=Seen(lock, boot_id() if why == "this-boot" else "earlier"))
+    host.start()
+    await has_looked(host)
+    assert host.lock.exists()
+
+
+async def test_a_holder_that_ended_while_no_daemon_looked_is_known_to_be_gone(host: Host) -> None:
+    with ended_process() as pid:
+        await host.note(held=held(host.make_lock(), pid, start_time=1))
+        host.start()
+        await until(lambda: not host.lock.exists(), "the lock is removed")
+
+
+async def test_a_number_that_another_process_has_now_proves_the_first_one_gone(host: Host) -> None:
+    await host.note(held=held(host.make_lock(), os.getpid(), start_time=1))
+    host.start()
+    await until(lambda: not host.lock.exists(), "the lock is removed")
+
+
+async def test_a_holder_of_another_pid_namespace_is_never_judged(host: Host) -> None:
+    with ended_process() as pid:
+        await host.note(held=held(host.make_lock(), pid, pid_space="1:2"))
+        host.start()
+        await has_looked(host)
+        facts = host.keeper.facts(host.place)
+        assert (facts["holder"], facts["pid"]) == ("process", None)
+        assert host.lock.exists()
+
+
+@pytest.mark.parametrize("why", ["another-file", "another-user"])
+async def test_only_the_makers_user_is_believed(host: Host, why: str) -> None:
+    lock = host.make_lock()
+    if why == "another-file":
+        lock = lock._replace(ctime_ns=lock.ctime_ns + 1)
+    uid = os.getuid() + (why == "another-user") * 4711 or 0
+    host.keeper.took(host.place, lock, pid=os.getpid(), uid=uid, connection=1)
+    assert host.keeper.facts(host.place)["holder"] == "unknown"
+
+
+async def test_the_end_of_a_lock_is_believed_when_it_is_seen(host: Host) -> None:
+    lock = host.make_lock()
+    host.keeper.took(host.place, lock, pid=os.getpid(), uid=os.getuid(), connection=1)
+    woken: list[int] = []
+    waiter = host.keeper.wait(host.place, 0, lambda: woken.append(1))
+    host.keeper.released(host.place, lock)
+    assert (woken, host.keeper.look(host.place)) == ([], None)
+    host.lock.unlink()
+    host.keeper.released(host.place, lock._replace(ctime_ns=1))
+    assert woken == []
+    host.keeper.released(host.place, lock)
+    assert (woken, host.keeper.look(host.place)) == ([1], FREE)
+    host.keeper.leave(waiter)
+    assert host.keeper.status() == []
+
+
+async def test_a_new_lock_is_not_taken_for_the_one_that_was_just_removed(host: Host) -> None:
+    """Its maker may be quicker to tell us than the thread that removed the old one."""
+    old = host.make_lock()
+    host.keeper.took(host.place, old, pid=os.getpid(), uid=os.getuid(), connection=1)
+    host.lock.rename(host.lock.with_name("kept"))  # so that its inode is not used again
+    new = host.make_lock()
+    host.keeper.took(host.place, new, pid=os.getpid(), uid=os.getuid(), connection=2)
+    host.stale.on_gone(host.place, old)
+    assert host.keeper.facts(host.place)["holder"] == "process"
+    host.lock.unlink()
+    host.stale.on_gone(host.place, new)
+    assert host.keeper.status() == []
+
+
+async def test_a_compile_is_noted_with_its_time(host: Host) -> None:
+    lock = host.make_lock()
+    host.keeper.took(host.place, lock, pid=os.getpid(), uid=os.getuid(), connection=1)
+    await asyncio.sleep(0.6)  # the shortest that counts
+    entries.write(host.root.path, NAME, entries.files(NAME))
+    host.lock.unlink()
+    host.keeper.released(host.place, lock)
+    assert host.keeper.look(host.place) == READY
+    ((place, pid, uid, seconds),) = host.compiled
+    assert (place, pid, uid) == (host.place, os.getpid(), os.getuid())
+    assert seconds >= 0.5
+    assert host.keeper.facts(host.place)["usually_s"] == pytest.approx(seconds, abs=0.1)
+
+
+async def test_a_database_that_cannot_be_read_is_read_later(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    await host.note(held=held(host.make_lock(), os.getpid(), start_time=1))
+    monkeypatch.setattr(keeper, "_AFTER_TROUBLE_S", 0.01)
+    failures: list[int] = []
+    read = host.database.run_blocking
+
+    def fails_first(work: Any) -> Any:
+        if len(failures) < 3:
+            failures.append(1)
+            raise sqlite3.OperationalError("database or disk is full")
+        return read(work)
+
+    monkeypatch.setattr(host.database, "run_blocking", fails_first)
+    host.start()
+    await until(lambda: not host.lock.exists(), "the lock is removed")
+
+
+async def test_a_lock_of_our_own_is_no_unknown_one(host: Host) -> None:
+    host.make_lock()
+    host.own.add(host.lock)
+    assert host.keeper.facts(host.place)["holder"] == "neffd"
+    host.start()
+    await asyncio.to_thread(host.database.run_blocking, lambda connection: None)
+    assert host.problems.status() == []
+
+
+async def test_without_permission_to_remove_it_is_reported(tmp_path: Path) -> None:
+    host = Host(tmp_path, clears=False)
+    try:
+        await host.note(held=held(host.make_lock(), os.getpid(), start_time=1))
+        host.start()
+        await until(host.problems.status, "it is reported")
+        (problem,) = host.problems.status()
+        assert problem["reason"] == "stale-lock"
+        assert "is gone" in problem["detail"]
+        assert problem["hint"] == f"rm {host.lock}"
+        assert host.lock.exists()
+        host.lock.unlink()
+        host.keeper.unlocked(host.place)
+        assert host.problems.status() == []
+    finally:
+        await host.stop()
+
+
+async def test_an_old_lock_of_nobody_is_reported_with_the_processes_to_look_at(host: Host) -> None:
+    long_ago = LockId(1, time.time_ns() - 3600 * 10**9)
+    suspects = {host.place: (host.lock, long_ago, 60.0)}
+    with naming(NAME) as process:
+        await host.stale.report(suspects)
+        (problem,) = host.problems.status()
+        assert str(process.pid) in problem["detail"]
+        assert "60 min, which usually takes 60 s" in problem["detail"]
+        assert problem["hint"] == f"rm {host.lock}"
+    host.stale._next_scan_at = 0.0  # a minute later
+    await host.stale.report(suspects)
+    (problem,) = host.problems.status()
+    assert "no process that can be seen on this host names it" in problem["detail"]
+    await host.stale.report({})
+    assert host.problems.status() == []
+
+
+@pytest.mark.parametrize(("age_s", "usually_s"), [(500, None), (3000, 1200.0)])
+async def test_a_lock_that_may_well_be_in_use_is_not_worth_a_word(
+    host: Host, age_s: int, usually_s: float | None
+) -> None:
+    lock = LockId(1, time.time_ns() - age_s * 10**9)
+    await host.stale.report({host.place: (host.lock, lock, usually_s)})
+    assert host.problems.status() == []

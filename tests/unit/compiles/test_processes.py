@@ -1,0 +1,106 @@
+"""Proof of death, with real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from neffd.compiles import processes
+from neffd.compiles.processes import Watched
+from tests.unit.waiting import until
+
+KEY = "MODULE_112233445566+e30acd3a"
+
+
+@contextlib.contextmanager
+def sleeping(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that ends when its standard input does, or when it is killed."""
+    script = "import sys; sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", script, *arguments], stdin=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+async def test_the_end_of_a_process_is_told_once_even_while_nobody_waits_for_it() -> None:
+    told: list[int] = []
+    watched = Watched(told.append)
+    with sleeping() as process, sleeping() as other:
+        assert watched.add(process.pid)
+        assert watched.add(process.pid)
+        assert watched.add(other.pid)
+        process.kill()  # a zombie until its parent looks
+        await until(lambda: told == [process.pid], "the end is told")
+        watched.close()
+        other.kill()
+        other.wait()
+        await asyncio.sleep(0)
+        assert told == [process.pid]
+
+
+async def test_a_process_that_is_gone_already_is_told_at_once() -> None:
+    told: list[int] = []
+    watched = Watched(told.append)
+    with sleeping() as process:
+        process.kill()
+        process.wait()
+        assert watched.add(process.pid)
+        await until(lambda: told == [process.pid], "the end is told")
+
+
+async def test_of_an_invisible_process_nothing_is_known() -> None:
+    assert not Watched(lambda pid: None).add(0)
+
+
+async def test_without_pidfds_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(pid: int) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "pidfd_open", refused)
+    assert not Watched(lambda pid: None).add(os.getpid())
+
+
+async def test_one_that_nobody_asks_about_any_more_is_not_told() -> None:
+    told: list[int] = []
+    watched = Watched(told.append)
+    with sleeping() as process:
+        watched.add(process.pid)
+        watched.drop(process.pid)
+        watched.drop(process.pid)
+        process.kill()
+        process.wait()
+        await asyncio.sleep(0)
+        assert told == []
+
+
+def test_which_processes_name_a_module() -> None:
+    with sleeping(f"/work/model.{KEY}.hlo_module.pb", "-O1") as process:
+        found = processes.naming([KEY, "MODULE_9+00000000"])
+        assert list(found[KEY]) == [process.pid]
+        assert KEY in found[KEY][process.pid] or found[KEY][process.pid].endswith("…")
+        assert found["MODULE_9+00000000"] == {}
+        assert processes.names(process.pid, KEY)
+        assert not processes.names(process.pid, "MODULE_9+00000000")
+        process.kill()
+        process.wait()
+        assert not processes.names(process.pid, KEY)
+
+
+def test_start_times_tell_processes_apart() -> None:
+    assert processes.start_time(os.getpid()) == processes.start_time(os.getpid())
+    assert processes.start_time(2**22 + 1) is None
+    with sleeping() as process:
+        assert (processes.start_time(process.pid) or 0) >= (processes.start_time(os.getpid()) or 0)
+
+
+def test_the_pid_namespace_has_a_name() -> None:
+    assert processes.pid_space() == processes.pid_space()
+    assert str(Path("/proc/self/ns/pid").stat().st_ino) in (processes.pid_space() or "")
