@@ -1,0 +1,102 @@
+"""Reason codes in words, for people; what to do about each is in docs/operations.md."""
+
+from __future__ import annotations
+
+from neff.protocol import safe_text
+
+SENTENCES = {
+    # why a question was answered `absent`
+    "not-on-remotes": "no remote had it",
+    "no-remotes": "no remote is configured",
+    "remote-unavailable": "a remote could not be asked",
+    "refused": "the only copy failed verification",
+    "locked": "somebody on this host was compiling it",
+    "cannot-share": "placing it would have hindered another user",
+    "disk": "the disk was full, read-only, or failed",
+    "disk-nearly-full": "it would have left too little free space on the disk",
+    "internal-error": "a fault of the daemon's own",
+    "stopping": "the daemon was about to end",
+    "bad-name": "not a module key or namespace",
+    "ambiguous-namespace": "more than one compiler version has that key",
+    "no-cache-dir": "the asker has no cache directory that the daemon manages",
+    "other-cache-dir": "the asker's cache directory is none of the daemon's",
+    "repo-not-configured": "the asker's Hub repo is not configured",
+    "no-greeting": "the asker did not greet",
+    "failed-before": "its compile failed before, and the failure stays",
+    # why a compile failed
+    "out-of-memory": "the compiler ran out of memory",
+    "killed": "the compiler was killed",
+    "interrupted": "the compile was interrupted",
+    "crashed": "the compiler crashed",
+    "disk-full": "the compiler's disk was full",
+    "no-diagnosis": "the compiler gave no reason",
+    "compiler-error": "the compiler reported an error in the graph or in itself",
+    "compiler-exit": "the compiler ended with an error",
+    "bad-arguments": "the compiler does not take these flags",
+    "not-readable": "the daemon may not read its log",
+    # why a failure stays
+    "diagnosed": "another try would end the same way",
+    "retries-used-up": "it was tried again often enough (failures.max_retries)",
+    "set-aside-off": "the configuration says so (failures.set_aside)",
+    "untrusted-owner": "its files belong to a user who is not trusted (upload.trusted_uids)",
+    "cannot-remove": "the daemon may not remove its log",
+    "cannot-read": "the daemon may not read its files",
+    # what became of an upload
+    "stored": "stored",
+    "already-there": "held it already",
+    "changing": "its files were not at rest",
+    "gone": "it was removed before it could be taken",
+    "failed": "it is the text of a failed compile",
+    "no-events": "the kernel gives no more file events",
+    "public-repo": "not sent: everybody can read that remote",
+    "existing-on-public": "not sent: it was there before neffd, and everybody can read that remote",
+    "files-lost": "not sent: its files in the staging folder are gone",
+    "gone-locally": "not sent: its files went away while it was sent",
+    "changed-locally": "not sent: its files were written over",
+    "namespace-full": "not sent: the repository's folder for this compiler is full",
+    "repo-full": "not sent: the repository is full",
+    "remote-not-configured": "it waits for a remote that is not configured any more",
+    "refused-copy-there": "not sent: that remote holds a copy that failed verification",
+    "not-a-folder": "not sent: a link or file is where the entry's folder should be",
+    "too-large": "not sent: the Hub refused it for its size",
+    "refused-by-hub": "not sent: the Hub refused it",
+    # why a remote is unavailable
+    "unreachable": "no connection to it",
+    "name-not-found": "its name has no address",
+    "tls-failed": "its certificate is not trusted",
+    "timeout": "no answer in time",
+    "stalled": "a transfer stood still for too long",
+    "broken-transfer": "the connection ended in the middle",
+    "server-error": "the Hub had a failure of its own",
+    "bad-answer": "an answer that makes no sense, often a proxy's",
+    "rate-limited": "the requests of this token or address are used up",
+    "commit-quota": "the commits of this token are used up for the hour",
+    "commit-budget": "this host's share of commits is used up for the hour",
+    "conflict": "other hosts committed faster",
+    "revision-gone": "its history was rewritten",
+    "bad-token": "the Hub does not accept the token",
+    "no-token": "its token file is missing, empty, or not readable",
+    "not-logged-in": "there is no token, so nothing can be written",
+    "forbidden": "the token may not do this",
+    "repo-not-found": "the repository is not there, or not for this token",
+    "no-write-access": "it may only be read",
+    "upload-failed": "the content could not be sent",
+    "transfer-failed": "the Hub's store or the local disk failed during a transfer",
+    "bucket-not-found": "the bucket is not there, or not for this token",
+    "being-rewritten": "two hosts wrote the entry at once, and one is mending it",
+    "cancelled": "nobody waited for the answer any more",
+    "worker-failed": "the process that speaks to the Hub met an error of its own",
+    "worker-died": "the process that speaks to the Hub ended unexpectedly",
+    "being-written": "another host is writing the entry",
+    "no-directory": "the shared directory is not there",
+    "read-only-file-system": "the shared directory is mounted read-only",
+    "remote-full": "no space on the shared directory",
+    "stale-mount": "the NFS server has lost the directory",
+    "io-error": "the shared directory's file system failed",
+}
+
+
+def explained(code: str) -> str:
+    """The sentence for a code, with the code itself, by which docs/operations.md is searched; or the code alone."""
+    sentence = SENTENCES.get(code)
+    return safe_text(code) if sentence is None else f"{sentence} ({code})"
