@@ -18,6 +18,7 @@ from neffd.layouts import xla
 from neffd.remotes import provenance
 from tests.harness import entries
 from tests.harness.daemon import Daemon
+from tests.harness.waiting import eventually
 
 _DYING = ("-m", "tests.faults.dying_daemon")
 _PUBLISH = ("entry-pinned", "journal-inserted", "before-confirmation", "after-confirmation", "journal-deleted")
@@ -32,8 +33,11 @@ _FETCH_INTO_FOLDER = (
 )
 
 
+_EVICT = ("eviction-noted", "eviction-unmarked", "eviction-emptied")
+
+
 def test_every_point_has_its_kill() -> None:
-    covered = {spec.partition(":")[0] for spec in (*_PUBLISH, *_FETCH_WHOLE, *_FETCH_INTO_FOLDER)}
+    covered = {spec.partition(":")[0] for spec in (*_PUBLISH, *_FETCH_WHOLE, *_FETCH_INTO_FOLDER, *_EVICT, "migrating")}
     assert covered == set(points.NAMES)
 
 
@@ -95,6 +99,42 @@ def test_killed_while_fetching_into_a_folder(host: Daemon, shared: Path, point: 
     assert _fetch(host, name) == "ready"
     assert entries.read(host.cache, name) == {**content, "model.hlo_module.pb": b"traced here"}
     _assert_nothing_left(host, shared)
+
+
+@pytest.mark.parametrize("point", _EVICT)
+@pytest.mark.parametrize("namespace", [entries.NAMESPACE, entries.OLD_NAMESPACE])
+def test_killed_while_evicting(host: Daemon, shared: Path, point: str, namespace: str) -> None:
+    names = [entries.module(number, namespace) for number in (1, 2)]
+    contents = {name: _publish_by_hand(shared, name) for name in names}
+    host.config |= {"scan_s": 0.5, "store": {"max_entries": 1, "keep_used_s": 0.1}}
+    for name in names:
+        entries.write(host.cache, name, contents[name])
+    host.start_as(_DYING, DIE_AT=point)
+    assert host.wait(20) == -9
+    for name in names:
+        left = entries.read(host.cache, name)
+        if xla.state(namespace, {file: len(data) for file, data in left.items()}) is xla.State.READY:
+            assert left == contents[name]
+    _start_again(host)
+    eventually(lambda: list(host.cache.glob(f"{namespace}/*")) == [], "what was begun is finished")
+    host.stop()
+    del host.config["store"]
+    _start_again(host)
+    for name in names:
+        assert _fetch(host, name) == "ready"
+        assert entries.read(host.cache, name) == contents[name]
+    _assert_nothing_left(host, shared)
+
+
+def test_killed_while_migrating(host: Daemon, shared: Path) -> None:
+    name = entries.module(1)
+    host._command, host.environ["DIE_AT"] = _DYING, "migrating:2"
+    assert host.start_and_die() == -9
+    _start_again(host)
+    content = entries.files(name)
+    entries.write(host.cache, name, content)
+    assert host.ask("flush", timeout_s=20)[-1]["pending"] == 0
+    assert entries.shared(entries.read(shared, name)) == content
 
 
 def test_25_random_kills(tmp_path: Path, shared: Path) -> None:

@@ -15,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,16 +22,20 @@ from neff import keys
 from neff.keys import ModuleName
 from neffd.layouts import xla
 from neffd.metrics import Metrics
+from neffd.publish import receipt
+from neffd.publish.audience import Audience
 from neffd.publish.batch import Item
 from neffd.publish.journal import Journal
 from neffd.publish.settle import Settling
 from neffd.publish.take import NotTaken, Trust, is_short, take
+from neffd.publish.unreadable import Unreadable, check_open
 from neffd.publish.watch import Watch
 from neffd.retry import Backoff
-from neffd.store import fsops, sharing
-from neffd.store.index import EXISTING, LOCAL, Index, Known
+from neffd.store import fsops
+from neffd.store.index import LOCAL, Index, Known
 from neffd.store.root import CacheRoot, FileFacts, Inspection
 from neffd.store.sharing import CannotShare
+from neffd.tasks import Wake
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -41,29 +44,6 @@ _ROOT_LOOK_EVERY_S = 0.5
 _SHORTEST_PAUSE_S = 0.05
 # Up to 2.14 the NEFF is its own mark: one that is shorter than its header says gets this much longer.
 _SHORT_NEFF_EXTRA_S = 60.0
-
-
-@dataclass(frozen=True)
-class Audience:
-    """For whom entries are: own ones for every read-write remote, fetched ones for those that mirror.
-
-    `existing` says whether own entries from before the first start count.
-    """
-
-    remotes: frozenset[str]
-    mirrors: frozenset[str]
-    existing: bool
-
-    def of(self, known: Known | None, neff: FileFacts) -> frozenset[str]:
-        """The remotes that an entry is meant for."""
-        if known is None or not known.is_same(neff):
-            return self.remotes
-        if known.fetched_from is not None:
-            return self.mirrors - {known.fetched_from}
-        if known.origin == EXISTING and not self.existing:
-            return frozenset()
-        return self.remotes
-
 
 _Looks = list[tuple[ModuleName, Inspection | OSError]]
 
@@ -83,9 +63,12 @@ class Collector:
         trust: Trust,
         settle_s: float,
         scan_s: float,
-        on_taken: Callable[[Item, Collection[str]], None],
-        on_unlocked: Callable[[], None] = lambda: None,
+        on_taken: Callable[[ModuleName, Item, Collection[str]], None],
+        on_unlocked: Callable[[ModuleName], None] = lambda name: None,
         on_namespace: Callable[[str], None] = lambda namespace: None,
+        on_look: Callable[[ModuleName, Inspection], None] = lambda name, looks: None,
+        on_scanned: Callable[[Collection[ModuleName]], None] = lambda names: None,
+        compile_s: Callable[[ModuleName, FileFacts], float | None] = lambda name, neff: None,
         on_problem: Callable[[str, str, str], None] = lambda reason, detail, hint: None,
         on_healed: Callable[[str], None] = lambda reason: None,
         clock: Callable[[], float] = time.monotonic,
@@ -101,6 +84,9 @@ class Collector:
         self._on_taken = on_taken
         self._on_unlocked = on_unlocked
         self._on_namespace = on_namespace
+        self._on_look = on_look
+        self._on_scanned = on_scanned
+        self._compile_s = compile_s
         self._on_problem = on_problem
         self._on_healed = on_healed
         self._clock = clock
@@ -108,9 +94,9 @@ class Collector:
         self._known: dict[ModuleName, Known] = {}
         self._given_up: dict[ModuleName, Inspection] = {}
         self._storage = Backoff(1.0, 60.0, clock)
-        self._share_command = sharing.share_command(root.path)
+        self._unreadable = Unreadable(root, on_problem, on_healed)
         self._hints: set[ModuleName] = set()
-        self._wake = asyncio.Event()
+        self._wake = Wake()
         self._gone: set[Path] = set()
         self._root_is_gone = False
         self._scan_due = "start"
@@ -134,9 +120,7 @@ class Collector:
                 for done in asked:
                     if not done.done():
                         done.set_result(None)
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), self._pause_s())
-                self._wake.clear()
+                await self._wake.wait(self._pause_s())
         finally:
             await asyncio.shield(self._in_worker(self._watch.stop))
 
@@ -169,6 +153,14 @@ class Collector:
         """Ready entries that are not in the journal yet."""
         return self._settling.ready_count
 
+    def locked(self) -> list[ModuleName]:
+        """Entries that carried a lock when they were last looked at."""
+        return [name for name, state in self._states.items() if state is xla.State.COMPILING]
+
+    def is_settling(self, name: ModuleName) -> bool:
+        """Whether an entry is ready and on its way into the journal."""
+        return self._settling.is_ready(name)
+
     async def scan_now(self) -> None:
         """Scan, and look at what was found, before this returns."""
         done: asyncio.Future[None] = self._loop.create_future()
@@ -195,13 +187,17 @@ class Collector:
             self._on_namespace(namespace)
         self._states.clear()
         self.counts.clear()
+        self._on_scanned([name for name, _ in found])
         for name, looks in found:
             await self._look(name, looks)
+        self._unreadable.scan_ended()
         if self._storage.failures and not self._settling.ready_count:
             self._storage_works()
 
     def _scan(self, has_lost_events: bool) -> _Looks:
         self._known = self._index.all_known(self._root.path)
+        for name in self._unreadable.scan_begins():
+            self._given_up.pop(name, None)
         found: _Looks = []
         if has_lost_events:
             self._watch.drop_all()
@@ -210,9 +206,10 @@ class Collector:
         for namespace in self._root.namespaces():
             self._watch.add_folder(self._root.path / namespace)
             try:
+                check_open(self._root.path / namespace)
                 found += self._inspect_all([ModuleName(namespace, key) for key in self._root.module_keys(namespace)])
             except OSError as error:
-                self._loop.call_soon_threadsafe(self._unreadable, error)
+                self._loop.call_soon_threadsafe(self._unreadable.met, error)
         if not self._index.has_baseline(self._root.path):
             ready = [(name, neff) for name, looks in found if (neff := _ready_neff(looks)) is not None]
             self._index.baseline_blocking(self._root.path, ready)
@@ -255,10 +252,11 @@ class Collector:
 
     async def _look(self, name: ModuleName, looks: Inspection | OSError) -> None:
         if isinstance(looks, OSError):
-            self._unreadable(looks)
+            self._unreadable.met(looks)
             self._settling.saw(name, looks.errno, is_ready=False)
             return
         self._note_state(name, looks)
+        self._on_look(name, looks)
         if not looks.folder_exists:
             self._given_up.pop(name, None)
             return await self._settled(name)
@@ -290,11 +288,6 @@ class Collector:
         if self._watch.watches(self._root.entry(name)):
             await self._in_worker(self._watch.drop, self._root.entry(name))
 
-    def _unreadable(self, error: OSError) -> None:
-        """Another user's, or no file handle left: it may be readable another time."""
-        hint = self._share_command if isinstance(error, PermissionError) else ""
-        self._on_problem("cannot-read", str(error), hint)
-
     def _storage_works(self) -> None:
         self._storage.succeeded()
         self._on_healed("disk")
@@ -316,7 +309,7 @@ class Collector:
                 self._on_problem(error.reason, f"{name}: {error}", "add its owner to upload.trusted_uids")
         except CannotShare as error:
             self._metrics.not_pushed.labels("cannot-read").inc()
-            self._on_problem("cannot-read", error.detail, error.hint)
+            self._unreadable.given_up(name, error.detail, error.hint)
             await self._give_up(name, looks)
         except (OSError, sqlite3.Error) as error:  # a full disk, say: tried again after a while
             self._metrics.not_pushed.labels("disk").inc()
@@ -326,7 +319,7 @@ class Collector:
             await self._settled(name)
             if taken is not None:
                 log.info("%s is in the journal", name)
-                self._on_taken(*taken)
+                self._on_taken(name, *taken)
 
     def _take_blocking(self, name: ModuleName, looks: Inspection) -> tuple[Item, frozenset[str]] | None:
         """Take the entry unless the index, which knows what was fetched before it could be seen, says otherwise."""
@@ -338,8 +331,9 @@ class Collector:
             return None
         audience = self._audience().of(known, looks.neff)
         origin = known.origin if known is not None and known.is_same(looks.neff) else LOCAL
-        taken = take(self._root, name, looks, self._trust, origin=origin)
+        taken = take(self._root, name, looks, self._trust, origin=origin, compile_s=self._compile_s(name, looks.neff))
         try:
+            receipt.write(taken, audience, time.time())
             item = self._journal.insert_blocking(taken, audience)
         except BaseException:
             fsops.remove_tree(taken.folder)
@@ -377,7 +371,7 @@ class Collector:
         elif len(parts) >= 2 and keys.is_namespace(parts[0]) and keys.is_module_key(parts[1]):
             self._hints.add(ModuleName(parts[0], parts[1]))
             if parts[-1].endswith(xla.LOCK_SUFFIX):
-                self._on_unlocked()
+                self._on_unlocked(ModuleName(parts[0], parts[1]))
         else:
             return
         self._wake.set()

@@ -24,6 +24,8 @@ from neffd.store.database import Database
 from neffd.store.index import EXISTING, Index
 from neffd.store.root import FileFacts
 
+_COMPLETE = "journal-complete"
+
 
 @dataclass(frozen=True)
 class Taken:
@@ -191,6 +193,36 @@ class Journal:
         query = "SELECT namespace, key FROM outbox JOIN deliveries ON outbox_id = id WHERE remote = ? ORDER BY id"
         return await self._database.run(
             lambda connection: [ModuleName(*row) for row in connection.execute(query, (remote,))]
+        )
+
+    def count_blocking(self) -> dict[str, int]:
+        """How many entries are meant for each remote, parked or not."""
+        query = "SELECT remote, count(*) FROM deliveries GROUP BY remote"
+        return self._database.run_blocking(lambda connection: dict(connection.execute(query).fetchall()))
+
+    def forget_blocking(self, remote: str) -> list[str]:
+        """Give up everything that is known of and waits for `remote`; returns folders of pinned files to remove."""
+
+        def write(connection: sqlite3.Connection) -> list[str]:
+            for table in ("deliveries", "listings", "refusals"):
+                connection.execute(f"DELETE FROM {table} WHERE remote = ?", (remote,))
+            rows = connection.execute(
+                "DELETE FROM outbox WHERE NOT EXISTS (SELECT 1 FROM deliveries WHERE outbox_id = id) RETURNING folder"
+            )
+            return [folder for (folder,) in rows.fetchall()]
+
+        return self._database.run_blocking(write)
+
+    def is_new_blocking(self) -> bool:
+        """Whether the file was made anew, so that staging folders may hold what the journal does not know."""
+        return self._database.run_blocking(
+            lambda connection: connection.execute("SELECT 1 FROM meta WHERE name = ?", (_COMPLETE,)).fetchone() is None
+        )
+
+    def is_complete_blocking(self) -> None:
+        """Note that nothing waits that the journal does not know."""
+        self._database.run_blocking(
+            lambda connection: connection.execute("INSERT OR REPLACE INTO meta VALUES (?, '')", (_COMPLETE,))
         )
 
     def folders_blocking(self) -> set[Path]:

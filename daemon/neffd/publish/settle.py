@@ -47,6 +47,11 @@ class Settling:
         """Entries that are ready and not taken yet."""
         return sum(seen.is_ready for seen in self._seen.values())
 
+    def is_ready(self, name: ModuleName) -> bool:
+        """Whether an entry is ready and not taken yet."""
+        seen = self._seen.get(name)
+        return seen is not None and seen.is_ready
+
     @property
     def due_in_s(self) -> float | None:
         """Seconds until an entry is due; None while there is none."""

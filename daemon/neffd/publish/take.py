@@ -49,12 +49,15 @@ class Trust:
         return file.uid in self.uids or file.gid in self.gids
 
 
-def take(root: CacheRoot, name: ModuleName, looks: Inspection, trust: Trust, *, origin: str) -> Taken:
+def take(
+    root: CacheRoot, name: ModuleName, looks: Inspection, trust: Trust, *, origin: str, compile_s: float | None = None
+) -> Taken:
     """Pin and read an entry that has settled.
 
     Args:
         looks: the entry as it was seen to be settled; it must still look so afterwards.
         origin: as the index calls it.
+        compile_s: what the compile took, where it was measured; else the files' times tell.
 
     Raises NotTaken, CannotShare where the daemon may not read the files, and OSError.
     """
@@ -75,14 +78,14 @@ def take(root: CacheRoot, name: ModuleName, looks: Inspection, trust: Trust, *, 
         if xla.is_failure_text(_start_of(folder / (xla.NEFF + PART_SUFFIX))):
             raise NotTaken("failed")
         fsops.sync_directory(folder)
+        points.reached("entry-pinned")
     except FileNotFoundError:
         fsops.remove_tree(folder)
         raise NotTaken("gone") from None
     except BaseException:
         fsops.remove_tree(folder)
         raise
-    points.reached("entry-pinned")
-    described = Provenance(digests, _compile_s(looks))
+    described = Provenance(digests, compile_s if compile_s is not None else _compile_s(looks))
     return Taken(root.path, name, folder, described, neff, origin)
 
 

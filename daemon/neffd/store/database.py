@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
+import logging
 import os
 import sqlite3
 from collections import deque
@@ -12,9 +14,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from neffd import points
 from neffd.errors import NeffdError
+from neffd.store import damage
+from neffd.store.filesystem import network_file_system
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+# At the start; what takes longer is looked through behind it.
+_CHECK_S = 0.1
 
 # One script a version; the file's user_version says how many were applied.
 _MIGRATIONS = (
@@ -52,6 +61,56 @@ _MIGRATIONS = (
         PRIMARY KEY (remote, namespace)
     );
     """,
+    """
+    CREATE TABLE events (               -- the story of modules, oldest rows dropped
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        at REAL NOT NULL, root TEXT NOT NULL, namespace TEXT NOT NULL, key TEXT NOT NULL,
+        what TEXT NOT NULL, facts TEXT NOT NULL  -- JSON
+    );
+    CREATE INDEX events_by_key ON events (key, namespace, id);
+    CREATE TABLE failures (             -- how often a failed compile was set aside
+        root TEXT NOT NULL, namespace TEXT NOT NULL, key TEXT NOT NULL,
+        count INTEGER NOT NULL, last_at REAL NOT NULL,
+        PRIMARY KEY (root, namespace, key)
+    ) WITHOUT ROWID;
+    """,
+    """
+    CREATE TABLE held_locks (           -- by processes that told us; see neffd.compiles.ledger
+        root TEXT NOT NULL, namespace TEXT NOT NULL, key TEXT NOT NULL,
+        pid INTEGER NOT NULL, uid INTEGER NOT NULL, start_time INTEGER, pid_space TEXT, boot_id TEXT NOT NULL,
+        inode INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, since REAL NOT NULL,
+        PRIMARY KEY (root, namespace, key)
+    ) WITHOUT ROWID;
+    CREATE TABLE seen_locks (           -- whose maker nobody knows
+        root TEXT NOT NULL, namespace TEXT NOT NULL, key TEXT NOT NULL,
+        inode INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, boot_id TEXT NOT NULL,
+        PRIMARY KEY (root, namespace, key)
+    ) WITHOUT ROWID;
+    """,
+    """
+    CREATE TABLE refusals (             -- copies on remotes that failed verification
+        remote TEXT NOT NULL, namespace TEXT NOT NULL, key TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        version TEXT NOT NULL,          -- the namespace's on the remote, when it was last compared
+        fingerprint TEXT NOT NULL,      -- of what the remote states of the copy
+        is_vague INTEGER NOT NULL,      -- the version does not move when the copy is written over
+        folder TEXT NOT NULL,           -- where it is kept for a look, or empty
+        refused_at REAL NOT NULL,
+        PRIMARY KEY (remote, namespace, key)
+    ) WITHOUT ROWID;
+    """,
+    """
+    CREATE TABLE evictions (            -- begun, not finished
+        root TEXT NOT NULL, namespace TEXT NOT NULL, key TEXT NOT NULL,
+        files TEXT NOT NULL,            -- JSON, name to [inode, mtime_ns]
+        size_bytes INTEGER NOT NULL,
+        PRIMARY KEY (root, namespace, key)
+    ) WITHOUT ROWID;
+    CREATE TABLE uses (                 -- when somebody last asked for an entry
+        root TEXT NOT NULL, namespace TEXT NOT NULL, key TEXT NOT NULL, used_at REAL NOT NULL,
+        PRIMARY KEY (root, namespace, key)
+    ) WITHOUT ROWID;
+    """,
 )
 
 
@@ -60,40 +119,37 @@ class Database:
 
     Every work is synced before it is reported done (`synchronous=FULL`); all of them run on one thread, and those that
     wait together are committed together.
+
+    Attributes:
+        damaged: where a damaged file is kept, if this start found one; what could be read of it is in the new one.
     """
 
-    def __init__(self, state_dir: Path) -> None:
-        """Open or create `state_dir/neffd.db`; raises NeffdError if another daemon owns it or it cannot be used."""
+    def __init__(self, state_dir: Path, on_damage: Callable[[BaseException], None] = lambda error: None) -> None:
+        """Open or create `state_dir/neffd.db`; raises NeffdError if another daemon owns it or it cannot be used.
+
+        Args:
+            on_damage: called, on the database's thread, when the file turns out to be damaged later: the next start
+            will look through all of it.
+        """
         self.path = state_dir / "neffd.db"
-        try:
-            state_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
-            self._lock_fd = os.open(state_dir / "neffd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        except OSError as error:
-            raise NeffdError(
-                "state-dir",
-                f"state directory {state_dir} cannot be used: {error.strerror}",
-                "make it writable or set state_dir",
-            ) from None
-        try:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._lock_fd)
-            raise NeffdError(
-                "already-running",
-                f"another neffd uses the state directory {state_dir}",
-                "stop it; a second daemon needs its own state_dir, socket, http and cache_dirs",
-            ) from None
+        self.damaged: Path | None = None
+        self._suspect = state_dir / "neffd.db.suspect"
+        self._on_damage = on_damage
+        self._is_checked = False
+        self._lock_fd = _own(state_dir)
         self._waiting: deque[tuple[Callable[[sqlite3.Connection], Any], Future[Any]]] = deque()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="neffd-db")
         try:
             self._connection = self._thread.submit(self._open).result()
-        except (sqlite3.Error, NeffdError) as error:
+        except (sqlite3.Error, OSError, NeffdError) as error:
             self._thread.shutdown()
             os.close(self._lock_fd)
             if isinstance(error, NeffdError):
                 raise
             raise NeffdError(
-                "database", f"{self.path} cannot be opened: {error}", "move it aside to start afresh"
+                "database",
+                f"{self.path} cannot be opened: {error}",
+                "see that it can be written and its disk is not full, or set state_dir",
             ) from None
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -111,25 +167,75 @@ class Database:
         self._thread.shutdown()
         os.close(self._lock_fd)
 
-    def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, isolation_level=None)
+    def check_blocking(self) -> None:
+        """Look through the whole file, if the start had no time for it; damage is told to `on_damage`. Any thread."""
+        if self._is_checked:
+            return
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            connection.execute("PRAGMA foreign_keys=ON")
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version > len(_MIGRATIONS):
-                raise NeffdError(
-                    "newer-database",
-                    f"{self.path} was made by a newer neffd (schema {version}, this one knows {len(_MIGRATIONS)})",
-                    "run that version again; moving the file aside would forget what still waits for a remote",
-                )
-            for number, script in enumerate(_MIGRATIONS[version:], start=version + 1):
-                connection.executescript(f"BEGIN; {script}; PRAGMA user_version={number}; COMMIT;")
+            with contextlib.closing(sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True)) as connection:
+                damage.check(connection, None)
+            self._is_checked = True
+        except sqlite3.DatabaseError as error:
+            self._note_damage(error)
+
+    def _note_damage(self, error: BaseException) -> None:
+        if damage.is_damage(error):
+            with contextlib.suppress(OSError):
+                self._suspect.touch()
+            self._on_damage(error)
+
+    def _open(self) -> sqlite3.Connection:
+        """Open the file, or a new one in the place of a damaged one."""
+        limit_s = None if self._suspect.exists() else _CHECK_S
+        connection = _connect(self.path)
+        try:
+            self._prepare(connection, limit_s)
+        except BaseException as error:
+            connection.close()
+            if not damage.is_damage_at_opening(error, self.path):
+                raise
+            return self._replace(error)
+        self._suspect.unlink(missing_ok=True)
+        return connection
+
+    def _replace(self, error: BaseException) -> sqlite3.Connection:
+        self.damaged = damage.keep_aside(self.path)
+        log.error("%s is damaged (%s); it is kept as %s", self.path, error, self.damaged)
+        connection = _connect(self.path)
+        try:
+            self._prepare(connection, None)
+            whole = frozenset[str]()
+            with contextlib.suppress(sqlite3.DatabaseError):
+                whole = damage.salvage(self.damaged, connection)
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            if "entries" not in whole:
+                # Where the unread ones came from nobody knows: they count as from before the first start.
+                connection.execute("DELETE FROM meta WHERE name LIKE 'baseline:%'")
+            log.warning("carried over in full: %s", ", ".join(sorted(whole)) or "nothing")
         except BaseException:
             connection.close()
             raise
+        self._suspect.unlink(missing_ok=True)
         return connection
+
+    def _prepare(self, connection: sqlite3.Connection, check_s: float | None) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        self._is_checked = damage.check(connection, check_s)
+        if check_s is None:
+            damage.read_all(connection)
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > len(_MIGRATIONS):
+            raise NeffdError(
+                "newer-database",
+                f"{self.path} was made by a newer neffd (schema {version}, this one knows {len(_MIGRATIONS)})",
+                "run that version again; moving the file aside would forget what still waits for a remote",
+            )
+        if version < 0 or damage.tables(connection) != _tables_of(version):
+            raise damage.Damaged("its tables are not those of its version")
+        _migrate(connection, version)
 
     def _enqueue(self, work: Callable[[sqlite3.Connection], T]) -> Future[T]:
         future: Future[T] = Future()
@@ -148,10 +254,12 @@ class Database:
             outcomes = [(future, self._attempt(work)) for work, future in batch]
             self._connection.execute("COMMIT")
         except BaseException as error:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+            with contextlib.suppress(sqlite3.Error):  # closed, or the disk is gone
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
             for _, future in batch:
                 future.set_exception(error)
+            self._note_damage(error)
             return
         for future, (result, failure) in outcomes:
             future.set_result(result) if failure is None else future.set_exception(failure)
@@ -165,10 +273,60 @@ class Database:
             if not self._connection.in_transaction:
                 raise  # the whole transaction is gone: on a full disk, say
             self._connection.execute("ROLLBACK TO work")
+            self._note_damage(error)
             return None, error
         finally:
             if self._connection.in_transaction:
                 self._connection.execute("RELEASE work")
+
+
+def _own(state_dir: Path) -> int:
+    """Make the directory and lock it for the life of this process; returns the file descriptor of the lock."""
+    network = network_file_system(state_dir)
+    if network is not None:
+        raise NeffdError(
+            "state-dir-on-network",
+            f"state directory {state_dir} is on a network file system ({network}), where SQLite's locks do not hold",
+            "set state_dir to a directory on a disk of this host",
+        )
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
+        fd = os.open(state_dir / "neffd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise NeffdError(
+            "state-dir",
+            f"state directory {state_dir} cannot be used: {error.strerror}",
+            "make it writable or set state_dir",
+        ) from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise NeffdError(
+            "already-running",
+            f"another neffd uses the state directory {state_dir}",
+            "stop it; a second daemon needs its own state_dir, socket, http and cache_dirs",
+        ) from None
+    return fd
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, isolation_level=None)
+
+
+def _migrate(connection: sqlite3.Connection, version: int) -> None:
+    """Bring the schema up to date, each version all or nothing."""
+    for number, script in enumerate(_MIGRATIONS[version:], start=version + 1):
+        connection.executescript(f"BEGIN; {script}")
+        points.reached("migrating")
+        connection.execute(f"PRAGMA user_version={number}")
+        connection.execute("COMMIT")
+
+
+def _tables_of(version: int) -> frozenset[str]:
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(";".join(_MIGRATIONS[:version]))
+        return damage.tables(connection)
 
 
 def _loop_is_running() -> bool:

@@ -58,8 +58,15 @@ def is_folder(path: Path) -> bool:
 
 
 def open_regular(path: Path) -> int:
-    """Open a regular file for reading without following a link; raises OSError (ELOOP, EINVAL) otherwise."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    """Open a regular file for reading without following a link; raises OSError (ELOOP, EINVAL) otherwise.
+
+    Where we may, without a new access time: that is to tell when others used the file.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags | os.O_NOATIME)
+    except PermissionError:  # another user's
+        fd = os.open(path, flags)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(errno.EINVAL, "not a regular file", str(path))

@@ -50,6 +50,15 @@ class Known:
         return self.origin[len(_REMOTE_PREFIX) :] if self.origin.startswith(_REMOTE_PREFIX) else None
 
 
+@dataclass(frozen=True)
+class Evicted:
+    """An entry whose removal was begun: inode and mtime of each file that is to go."""
+
+    name: ModuleName
+    files: Mapping[str, tuple[int, int]]
+    size_bytes: int
+
+
 _SELECT = "SELECT namespace, key, origin, neff_inode, neff_mtime_ns, neff_bytes, files, was_taken FROM entries"
 
 
@@ -58,7 +67,8 @@ class Index:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._boot_id = _boot_id()
+        self._boot_id = boot_id()
+        self._own_locks: set[str] = set()
 
     def all_known(self, root: Path) -> dict[ModuleName, Known]:
         """Everything noted of one cache directory. Blocking."""
@@ -122,11 +132,17 @@ class Index:
         )
 
     def baseline_blocking(self, root: Path, ready: Iterable[tuple[ModuleName, FileFacts]]) -> None:
-        """On the first start on a directory, note its ready entries as existing, all or none of them."""
+        """On the first start on a directory, note its ready entries as existing, all or none of them.
+
+        Entries that are noted already, in a database that lost others, stay as they are.
+        """
+        of_root = _SELECT + " WHERE root = ?"
 
         def write(connection: sqlite3.Connection) -> None:
+            noted = {ModuleName(row[0], row[1]): _known(row) for row in connection.execute(of_root, (str(root),))}
             for name, neff in ready:
-                self.insert(connection, root, name, EXISTING, neff, None)
+                if name not in noted or not noted[name].is_same(neff):
+                    self.insert(connection, root, name, EXISTING, neff, None)
             connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"baseline:{root}", str(time.time())))
 
         self._database.run_blocking(write)
@@ -138,8 +154,70 @@ class Index:
             lambda connection: connection.execute(query, (f"baseline:{root}",)).fetchone() is not None
         )
 
+    def is_own_lock(self, lock: Path) -> bool:
+        """Whether a lock file is one that we have made and not yet let go."""
+        return str(lock) in self._own_locks
+
+    def compile_seconds(self, root: Path) -> dict[ModuleName, float]:
+        """What compiling each entry took, where that is known. Blocking."""
+        query = "SELECT namespace, key, compile_s FROM entries WHERE root = ? AND compile_s IS NOT NULL"
+        rows = self._database.run_blocking(lambda connection: connection.execute(query, (str(root),)).fetchall())
+        return {ModuleName(namespace, key): compile_s for namespace, key, compile_s in rows}
+
+    def waiting(self, root: Path) -> set[ModuleName]:
+        """Entries that the journal holds for some remote, parked or not. Blocking."""
+        query = "SELECT DISTINCT namespace, key FROM outbox WHERE root = ?"
+        rows = self._database.run_blocking(lambda connection: connection.execute(query, (str(root),)).fetchall())
+        return {ModuleName(*row) for row in rows}
+
+    def note_evictions(self, root: Path, evicted: Iterable[Evicted]) -> None:
+        """Remember, before the first file goes, what is going to be removed. Blocking."""
+        rows = [(str(root), *entry.name, json.dumps(entry.files), entry.size_bytes) for entry in evicted]
+        self._database.run_blocking(
+            lambda connection: connection.executemany("INSERT OR REPLACE INTO evictions VALUES (?,?,?,?,?)", rows)
+        )
+
+    def drop_evictions(self, root: Path, names: Iterable[ModuleName]) -> None:
+        """The removal of these was finished, or given up. Blocking."""
+        rows = [(str(root), *name) for name in names]
+        where = "DELETE FROM evictions WHERE root = ? AND namespace = ? AND key = ?"
+        self._database.run_blocking(lambda connection: connection.executemany(where, rows))
+
+    def unfinished_evictions(self, root: Path) -> list[Evicted]:
+        """What was begun and not finished, in this life or an earlier one. Blocking."""
+        query = "SELECT namespace, key, files, size_bytes FROM evictions WHERE root = ?"
+        rows = self._database.run_blocking(lambda connection: connection.execute(query, (str(root),)).fetchall())
+        return [
+            Evicted(
+                ModuleName(namespace, key),
+                {file: tuple(facts) for file, facts in json.loads(files).items()},
+                size_bytes,
+            )
+            for namespace, key, files, size_bytes in rows
+        ]
+
+    def note_uses(self, root: Path, used_at: Mapping[ModuleName, float]) -> None:
+        """Remember, for many entries at once, when somebody last asked for them, wall seconds. Blocking."""
+        rows = [(str(root), *name, at) for name, at in used_at.items()]
+        self._database.run_blocking(
+            lambda connection: connection.executemany("INSERT OR REPLACE INTO uses VALUES (?,?,?,?)", rows)
+        )
+
+    def uses(self, root: Path) -> dict[ModuleName, float]:
+        """When entries were last asked for, as far as that was noted. Blocking."""
+        query = "SELECT namespace, key, used_at FROM uses WHERE root = ?"
+        rows = self._database.run_blocking(lambda connection: connection.execute(query, (str(root),)).fetchall())
+        return {ModuleName(namespace, key): used_at for namespace, key, used_at in rows}
+
+    def forget_uses(self, root: Path, names: Iterable[ModuleName]) -> None:
+        """These entries are gone. Blocking."""
+        rows = [(str(root), *name) for name in names]
+        where = "DELETE FROM uses WHERE root = ? AND namespace = ? AND key = ?"
+        self._database.run_blocking(lambda connection: connection.executemany(where, rows))
+
     def note_claim(self, lock: Path, inode: int, mtime_ns: int) -> None:
         """Remember, before it exists, a lock file of stock's kind that we are about to make. Blocking."""
+        self._own_locks.add(str(lock))
         self._database.run_blocking(
             lambda connection: connection.execute(
                 "INSERT OR REPLACE INTO claims VALUES (?,?,?)", (str(lock), inode, mtime_ns)
@@ -148,6 +226,7 @@ class Index:
 
     def drop_claim(self, lock: Path) -> None:
         """Forget a lock file that is gone. Blocking."""
+        self._own_locks.discard(str(lock))
         self._database.run_blocking(
             lambda connection: connection.execute("DELETE FROM claims WHERE lock_path = ?", (str(lock),))
         )
@@ -181,7 +260,8 @@ def _known(row: tuple[str, str, str, int, int, int, str | None, int]) -> Known:
     return Known(origin, (inode, mtime_ns, size_bytes), names, bool(was_taken))
 
 
-def _boot_id() -> str:
+def boot_id() -> str:
+    """Names this boot of the machine."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

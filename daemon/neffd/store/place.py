@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shlex
 from collections.abc import Iterator
 from enum import Enum
@@ -21,6 +20,7 @@ from neffd import points
 from neffd.layouts import xla
 from neffd.store import fsops, sharing
 from neffd.store.index import Index
+from neffd.store.locks import StockLocks, has_locks
 from neffd.store.root import PART_SUFFIX, CacheRoot
 from neffd.store.sharing import CannotShare
 
@@ -38,7 +38,7 @@ class Placer:
 
     def __init__(self, root: CacheRoot, index: Index) -> None:
         self._root = root
-        self._index = index
+        self._locks = StockLocks(root, index)
 
     def place(self, name: ModuleName, staged: Path, *, asker_holds_lock: bool) -> Placement:
         """Move the files of `staged` (each named with PART_SUFFIX) into the entry `name`.
@@ -71,7 +71,7 @@ class Placer:
             return Placement.ALREADY_READY
         # A lock that is gone is not the asker's any more, whatever it said.
         asker_holds_lock = asker_holds_lock and state is xla.State.COMPILING
-        if asker_holds_lock or not _has_locks(name.namespace):
+        if asker_holds_lock or not has_locks(name.namespace):
             self._place_files(name, staged, target)
             return Placement.PLACED
         if state is xla.State.COMPILING:
@@ -110,39 +110,14 @@ class Placer:
         fsops.sync_directory(target.parent)
 
     def _place_under_lock(self, name: ModuleName, staged: Path, target: Path) -> Placement:
-        lock = target / xla.LOCK
-        taken = self._take_lock(lock)
-        if taken is None:
-            return Placement.LOCKED
-        try:
+        with self._locks.taken(target / xla.LOCK) as is_ours:
+            if not is_ours:
+                return Placement.LOCKED
             # Whoever held the lock until now may have finished the entry.
             if self._root.is_ready(name):
                 return Placement.ALREADY_READY
             self._place_files(name, staged, target)
             return Placement.PLACED
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                # Tools that clear locks clear ours too; what is there then is somebody else's.
-                if _identity(lock) == taken:
-                    lock.unlink()
-            self._index.drop_claim(lock)
-
-    def _take_lock(self, lock: Path) -> tuple[int, int] | None:
-        """Create stock's lock file, known to the journal by its identity before it has its name."""
-        draft = self._root.staging / f"lock-{secrets.token_hex(8)}"
-        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-        try:
-            sharing.inherit(draft, lock.parent)
-            identity = _identity(draft)
-            self._index.note_claim(lock, *identity)
-            try:
-                fsops.rename_exclusive(draft, lock)
-            except FileExistsError:
-                self._index.drop_claim(lock)
-                return None
-            return identity
-        finally:
-            draft.unlink(missing_ok=True)
 
     def _place_files(self, name: ModuleName, staged: Path, target: Path) -> None:
         mark = keys.ready_mark(name.namespace)
@@ -164,21 +139,10 @@ class Placer:
         fsops.remove_tree(staged)
 
 
-def _has_locks(namespace: str) -> bool:
-    """Up to 2.14 there is one lock for the whole cache directory, which is never ours to take."""
-    return keys.ready_mark(namespace) != xla.NEFF
-
-
 def _refuse_if_no_folder(path: Path) -> None:
     """A link could lead out of the cache directory."""
     if not fsops.is_folder(path):
         raise CannotShare(f"{path} is not a folder", f"rm {shlex.quote(str(path))}")
-
-
-def _identity(lock: Path) -> tuple[int, int]:
-    """An inode alone could have been given to another file."""
-    facts = lock.lstat()
-    return facts.st_ino, facts.st_mtime_ns
 
 
 def _stock_name(part: Path) -> str:

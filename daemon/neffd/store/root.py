@@ -6,7 +6,7 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from neff import keys
@@ -36,13 +36,18 @@ class FileFacts:
 class Inspection:
     """What an entry's folder held at one moment. `files` are those that can be shared.
 
-    A folder that the daemon may not read looks empty, and says so in `is_readable`.
+    A folder that the daemon may not read looks empty, and says so in `is_readable`. What only eviction asks for (the
+    size of all files, when the NEFF was last read in wall seconds, whether there is a lock) makes no difference between
+    two looks.
     """
 
     state: xla.State
     files: dict[str, FileFacts]
     folder_exists: bool = True
     is_readable: bool = True
+    size_bytes: int = field(default=0, compare=False)
+    read_at: float = field(default=0.0, compare=False)
+    is_locked: bool = field(default=False, compare=False)
 
     @property
     def neff(self) -> FileFacts | None:
@@ -91,9 +96,12 @@ class CacheRoot:
     def new_folder(self, purpose: str) -> Path:
         """A new empty folder of ours below the staging folder, `purpose` being `fetch` or `outbox`."""
         folder = self.staging / purpose / secrets.token_hex(8)
-        for ours in (self.staging, folder.parent):
-            ours.mkdir(mode=0o700, exist_ok=True)
-        folder.mkdir(mode=0o700)
+        try:
+            folder.mkdir(mode=0o700)
+        except FileNotFoundError:
+            for ours in (self.staging, folder.parent):
+                ours.mkdir(mode=0o700, exist_ok=True)
+            folder.mkdir(mode=0o700)
         return folder
 
     def namespaces(self) -> Iterator[str]:
@@ -108,16 +116,21 @@ class CacheRoot:
         """Look at one entry's folder; links, of the folder too, and other non-files count as absent."""
         files: dict[str, FileFacts] = {}
         sizes_bytes: dict[str, int] = {}
+        read_at = 0.0
         try:
             for file, facts in self._regular_files(self.entry(name)):
                 sizes_bytes[file] = facts.st_size
+                if file == xla.NEFF:
+                    read_at = facts.st_atime
                 if file in xla.SHARED:
                     files[file] = FileFacts(facts.st_size, facts.st_mtime_ns, facts.st_ino, facts.st_uid, facts.st_gid)
         except (FileNotFoundError, NotADirectoryError):
             return Inspection(xla.State.EMPTY, {}, folder_exists=False)
         except PermissionError:
             return Inspection(xla.State.EMPTY, {}, is_readable=False)
-        return Inspection(xla.state(name.namespace, sizes_bytes), files)
+        is_locked = any(file.endswith(xla.LOCK_SUFFIX) for file in sizes_bytes)
+        state = xla.state(name.namespace, sizes_bytes)
+        return Inspection(state, files, size_bytes=sum(sizes_bytes.values()), read_at=read_at, is_locked=is_locked)
 
     def is_ready(self, name: ModuleName) -> bool:
         """Whether the entry can be used now: two `stat` calls."""

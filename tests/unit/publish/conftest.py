@@ -12,7 +12,8 @@ import pytest
 
 from neff.keys import ModuleName
 from neffd.metrics import Metrics
-from neffd.publish.collect import Audience, Collector
+from neffd.publish.audience import Audience
+from neffd.publish.collect import Collector
 from neffd.publish.journal import Journal
 from neffd.publish.take import Trust
 from neffd.store.database import Database
@@ -61,7 +62,7 @@ class Collecting:
             trust=Trust.of(root.path, None, None),
             settle_s=0.1,
             scan_s=3600,
-            on_taken=lambda item, remotes: self._count(),
+            on_taken=lambda name, item, remotes: self._count(),
             on_problem=lambda reason, detail, hint: self.problems.append((reason, hint)),
             on_healed=self.healed.append,
         )

@@ -71,13 +71,6 @@ def test_an_empty_file_is_brought_up_to_date(tmp_path: Path) -> None:
         database.close()
 
 
-def test_no_database_at_all(tmp_path: Path) -> None:
-    (tmp_path / "neffd.db").write_bytes(b"something else " * 100)
-    with pytest.raises(NeffdError, match="cannot be opened") as refusal:
-        Database(tmp_path)
-    assert refusal.value.reference == "database"
-
-
 def test_a_state_directory_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(NeffdError) as refusal:

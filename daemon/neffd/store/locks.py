@@ -1,0 +1,67 @@
+"""Stock's lock file on an entry, taken the way stock takes it. Blocking."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from neff import keys
+from neffd.layouts import xla
+from neffd.store import fsops, sharing
+from neffd.store.index import Index
+from neffd.store.root import CacheRoot
+
+
+def has_locks(namespace: str) -> bool:
+    """Up to 2.14 there is one lock for the whole cache directory, which is never ours to take."""
+    return keys.ready_mark(namespace) != xla.NEFF
+
+
+class StockLocks:
+    """Takes and gives back locks in one cache directory; a lock of a killed daemon is cleared at its next start."""
+
+    def __init__(self, root: CacheRoot, index: Index) -> None:
+        self._root = root
+        self._index = index
+
+    @contextlib.contextmanager
+    def taken(self, lock: Path) -> Iterator[bool]:
+        """Hold the lock file `lock`, if nobody else does: whether we do. Raises OSError and CannotShare."""
+        identity = self._take(lock)
+        try:
+            yield identity is not None
+        finally:
+            if identity is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    # Tools that clear locks clear ours too; what is there then is somebody else's.
+                    if _identity(lock) == identity:
+                        lock.unlink()
+                self._index.drop_claim(lock)
+
+    def _take(self, lock: Path) -> tuple[int, int] | None:
+        """Create the file, known to the index by its identity before it has its name."""
+        draft = self._root.staging / f"lock-{secrets.token_hex(8)}"
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        try:
+            sharing.inherit(draft, lock.parent)
+            identity = _identity(draft)
+            self._index.note_claim(lock, *identity)
+            try:
+                fsops.rename_exclusive(draft, lock)
+            except OSError as error:
+                self._index.drop_claim(lock)
+                if isinstance(error, FileExistsError):
+                    return None
+                raise
+            return identity
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def _identity(lock: Path) -> tuple[int, int]:
+    """An inode alone could have been given to another file."""
+    facts = lock.lstat()
+    return facts.st_ino, facts.st_mtime_ns

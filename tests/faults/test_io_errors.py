@@ -1,0 +1,121 @@
+"""The disk fails at a point, in every way it can: a reason, and then the work goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from neff.keys import ModuleName
+from neffd.layouts import xla
+from neffd.remotes import provenance
+from tests.harness import entries
+from tests.harness.daemon import Daemon
+from tests.harness.waiting import eventually
+
+_FAILING = ("-m", "tests.faults.failing_daemon")
+_ERRORS = ("ENOSPC", "EIO", "EACCES", "EMFILE", "EROFS")
+NAME = entries.module(1)
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def host(tmp_path: Path, shared: Path) -> Iterator[Daemon]:
+    remotes = [{"name": "shared", "url": f"file://{shared}", "mode": "read-write", "poll_s": 0.5}]
+    daemon = Daemon(tmp_path / "host", remotes)
+    yield daemon
+    daemon.kill()
+
+
+@pytest.mark.parametrize("error", _ERRORS)
+def test_while_taking_an_entry(host: Daemon, shared: Path, error: str) -> None:
+    host.start_as(_FAILING, FAIL_AT=f"entry-pinned:{error}")
+    content = entries.files(NAME, wrapped=True)
+    entries.write(host.cache, NAME, content)
+    host.wait_until_pushed(1)
+    assert entries.shared(entries.read(shared, NAME)) == content
+    assert entries.read(host.cache, NAME) == content
+    eventually(lambda: host.status()["cache_dirs"][0]["problems"] == [], "over")
+    _assert_clean(host)
+
+
+@pytest.mark.parametrize("point", ["entry-staged", "index-written", "entry-renamed"])
+def test_while_fetching_a_whole_entry(host: Daemon, shared: Path, point: str) -> None:
+    content = _publish_by_hand(shared)
+    host.start_as(_FAILING, FAIL_AT=f"{point}:{','.join(_ERRORS)}")
+    for _ in range(len(_ERRORS) + 1):
+        state = _fetch(host)
+        assert entries.read(host.cache, NAME) in ({}, content)
+        if state == "ready":
+            break
+    assert state == "ready"
+    assert entries.read(host.cache, NAME) == content
+    _assert_clean(host)
+
+
+@pytest.mark.parametrize("point", ["entry-staged", "index-written", "entry-renamed", "before-ready-mark"])
+@pytest.mark.parametrize("namespace", [entries.NAMESPACE, entries.OLD_NAMESPACE])
+def test_while_fetching_into_a_folder(host: Daemon, shared: Path, point: str, namespace: str) -> None:
+    name = entries.module(1, namespace)
+    content = _publish_by_hand(shared, name)
+    host.start_as(_FAILING, FAIL_AT=f"{point}:{','.join(_ERRORS)}")
+    folder = entries.write(host.cache, name, {"model.hlo_module.pb": b"traced here"})
+    for _ in range(len(_ERRORS) + 1):
+        state = _fetch(host, name)
+        left = entries.read(host.cache, name)
+        if xla.state(namespace, {file: len(data) for file, data in left.items()}) is xla.State.READY:
+            assert left["model.neff"] == content["model.neff"]
+        assert not list(folder.glob("*.lock"))
+        if state == "ready":
+            break
+    assert state == "ready"
+    assert entries.read(host.cache, name) == {**content, "model.hlo_module.pb": b"traced here"}
+    _assert_clean(host)
+
+
+@pytest.mark.parametrize("point", ["eviction-noted", "eviction-unmarked", "eviction-emptied"])
+def test_while_evicting(host: Daemon, shared: Path, point: str) -> None:
+    content = _publish_by_hand(shared)
+    entries.write(host.cache, NAME, content)
+    host.config |= {"scan_s": 0.5, "store": {"max_entries": 1, "keep_used_s": 0.1}}
+    host.start_as(_FAILING, FAIL_AT=f"{point}:{','.join(_ERRORS)}")
+    eventually(lambda: list(host.cache.glob("*/MODULE_*")) == [], "it goes", 40)
+    assert host.stop() == 0
+    del host.config["store"]
+    host.start()
+    assert _fetch(host) == "ready"
+    assert entries.read(host.cache, NAME) == content
+    _assert_clean(host)
+
+
+def _fetch(host: Daemon, name: ModuleName = NAME) -> str:
+    answers = host.ask("prefetch", names=[str(name)], wait=True)
+    return str([answer["state"] for answer in answers if "state" in answer][-1])
+
+
+def _publish_by_hand(shared: Path, name: ModuleName = NAME) -> dict[str, bytes]:
+    content = entries.files(name, seed=3, wrapped=True)
+    folder = entries.write(shared, name, content)
+    digests = {
+        file: provenance.FileDigest(len(data), hashlib.sha256(data).hexdigest()) for file, data in content.items()
+    }
+    (folder / provenance.FILE_NAME).write_bytes(provenance.Provenance(digests).encode())
+    return content
+
+
+def _assert_clean(host: Daemon) -> None:
+    """No half-made thing of ours, and no word of a crash."""
+    status = host.status()
+    assert status["state"] == "running"
+    staging = Path(status["cache_dirs"][0]["staging"])
+    assert [path for path in staging.rglob("*") if path.is_file() and path.name != "neffd.lock"] == []
+    assert list(host.cache.rglob("*.lock")) == []
+    assert "Traceback" not in host.log

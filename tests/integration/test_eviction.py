@@ -1,0 +1,171 @@
+"""A cache directory with a limit, in a real daemon: what goes, what stays, and how it comes back."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neff.keys import ModuleName
+from tests.harness import entries
+from tests.harness.daemon import Daemon, python_path
+from tests.harness.waiting import eventually
+from tests.integration.conftest import MakeDaemon
+
+_SIZE = sum(len(data) for data in entries.files(entries.module(0)).values())
+# A looks-at-everything often, nothing protected for having just been made.
+_QUICK = {"scan_s": 0.5}
+
+
+def limited(entries_: int, **store: Any) -> dict[str, Any]:
+    """Room for that many entries, to the last one."""
+    return {
+        **_QUICK,
+        "store": {"max_bytes": _SIZE * entries_ + 100, "high_water": 100, "low_water": 100, "keep_used_s": 0.1} | store,
+    }
+
+
+def space(host: Daemon) -> dict[str, Any]:
+    found: dict[str, Any] = host.status()["cache_dirs"][0]["space"]
+    return found
+
+
+def ready(host: Daemon) -> set[int]:
+    return {number for number in range(20) if (host.cache / str(entries.module(number)) / "model.done").exists()}
+
+
+def write(host: Daemon, number: int, idle_s: float = 86_400) -> ModuleName:
+    """An entry that was made, and last read, `idle_s` ago."""
+    name = entries.module(number)
+    neff = entries.write(host.cache, name, entries.files(name, seed=number)) / "model.neff"
+    os.utime(neff, (time.time() - idle_s, time.time() - idle_s))
+    return name
+
+
+def fetch(host: Daemon, name: ModuleName) -> dict[str, Any]:
+    return [answer for answer in host.ask("prefetch", names=[str(name)], wait=True) if "state" in answer][-1]
+
+
+def test_shared_entries_go_and_come_back_when_they_are_asked_for(make_daemon: MakeDaemon, shared: Path) -> None:
+    with make_daemon("a", overrides=limited(3)) as host:
+        for number in range(5):
+            write(host, number)
+        host.wait_until_pushed(5)
+        eventually(lambda: space(host)["evicted_entries"] == 2, "two go, once they are on the remote")
+        assert len(ready(host)) == 3
+        assert space(host)["bytes"] == 3 * _SIZE
+        assert space(host)["reason"] is None
+        assert host.counter("neffd_evicted_entries") == 2
+        assert host.counter("neffd_evicted_bytes") == 2 * _SIZE
+        (one, *_) = set(range(5)) - ready(host)
+        assert not (host.cache / str(entries.module(one))).exists()
+        assert fetch(host, entries.module(one))["source"] == "shared"
+        assert entries.read(host.cache, entries.module(one)) == entries.files(entries.module(one), seed=one)
+        eventually(lambda: space(host)["evicted_entries"] == 3, "another one goes for it")
+        assert host.ask("flush", timeout_s=10)[-1]["pending"] == 0
+        assert host.counter("neffd_published_entries", "remote=shared") == 5, "nothing is sent twice"
+        assert host.counter("neffd_already_there", "remote=shared") == 0
+    assert len(list(shared.glob("*/*/model.done"))) == 5
+
+
+def test_what_no_remote_holds_stays_and_it_is_said(make_daemon: MakeDaemon) -> None:
+    with make_daemon("a", remotes=[], overrides=limited(2)) as host:
+        for number in range(4):
+            write(host, number)
+        eventually(lambda: space(host)["kept"] == {"not-shared": 4}, "counted")
+        assert space(host)["reason"] == "over-limit"
+        (problem,) = host.status()["cache_dirs"][0]["problems"]
+        assert problem["reason"] == "over-limit"
+        assert "nothing more can be evicted: " in problem["detail"]
+        assert ready(host) == {0, 1, 2, 3}
+        assert host.stop() == 0
+        host.config["store"]["evict_unshared"] = True
+        host.start()
+        eventually(lambda: len(ready(host)) == 2, "allowed to go")
+        eventually(lambda: host.status()["cache_dirs"][0]["problems"] == [], "and all is well")
+
+
+def test_what_waits_for_a_remote_that_is_away_stays(make_daemon: MakeDaemon, shared: Path) -> None:
+    shared.rmdir()
+    with make_daemon("a", overrides=limited(1)) as host:
+        for number in range(3):
+            write(host, number)
+        eventually(lambda: space(host)["kept"] == {"waiting-for-upload": 3}, "all of them")
+        shared.mkdir()
+        eventually(lambda: len(ready(host)) == 1, "once they are there", 40)
+    assert len(list(shared.glob("*/*/model.done"))) == 3
+
+
+def test_the_last_read_counts(make_daemon: MakeDaemon) -> None:
+    """By a process that never asks: a local hit."""
+    with make_daemon("a", overrides=limited(10)) as host:
+        names = [write(host, number, idle_s=86_400 * 3) for number in range(3)]
+        host.wait_until_pushed(3)
+        neff = host.cache / str(names[1]) / "model.neff"
+        script = "import pathlib, sys; pathlib.Path(sys.argv[1]).read_bytes()"
+        before = neff.stat().st_atime
+        subprocess.run([sys.executable, "-c", script, str(neff)], check=True)
+        if neff.stat().st_atime == before:
+            pytest.skip("mounted noatime")
+        assert host.stop() == 0
+        host.config |= limited(1, keep_used_s=3600)
+        host.start()
+        eventually(lambda: ready(host) == {1}, "the others go")
+
+
+def test_what_a_process_has_open_stays(make_daemon: MakeDaemon) -> None:
+    with make_daemon("a", overrides=limited(10)) as host:
+        names = [write(host, number) for number in range(3)]
+        host.wait_until_pushed(3)
+        script = "import sys; f = open(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
+        neff = host.cache / str(names[0]) / "model.neff"
+        with subprocess.Popen(
+            [sys.executable, "-c", script, str(neff)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as reader:
+            assert reader.stdout is not None
+            assert reader.stdout.readline() == b"open\n"
+            assert host.stop() == 0
+            host.config["store"]["max_bytes"] = 100
+            host.start()
+            eventually(lambda: space(host)["kept"] == {"in-use": 1}, "it stays")
+            assert ready(host) == {0}
+            reader.communicate()
+        eventually(lambda: ready(host) == set(), "and goes afterwards", 60)
+
+
+def test_trainers_hit_all_the_time_while_everything_is_evicted(make_daemon: MakeDaemon, shared: Path) -> None:
+    """A reader that saw the mark finds the whole NEFF, however often the entry goes and comes."""
+    with make_daemon("a", overrides=limited(1) | {"store": {"max_entries": 1, "keep_used_s": 0.01}}) as host:
+        names = [entries.module(number) for number in range(3)]
+        for number, name in enumerate(names):
+            entries.write(shared, name, entries.files(name, seed=number))
+        script = """
+import pathlib, sys, time
+root, until = pathlib.Path(sys.argv[1]), time.monotonic() + 8
+whole = {folder: set() for folder in sys.argv[2:]}
+while time.monotonic() < until:
+    for folder in whole:
+        if (root / folder / "model.done").exists():
+            whole[folder].add((root / folder / "model.neff").read_bytes())
+print(*(len(seen) for seen in whole.values()))
+"""
+        command = [sys.executable, "-c", script, str(host.cache), *map(str, names)]
+        environ = {**os.environ, "PYTHONPATH": python_path()}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environ, text=True) as reader:
+            for pause_s in itertools.cycle((0.3, 3.0)):  # wanted again before, and after, all of it is gone
+                for name in names:
+                    assert fetch(host, name)["state"] == "ready"
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    reader.wait(pause_s)
+                    break
+            assert reader.stdout is not None
+            assert reader.stdout.read() == "1 1 1\n", "each NEFF was seen, and always the same"
+            assert reader.returncode == 0
+        assert host.counter("neffd_fetched_entries", "remote=shared") > space(host)["evicted_entries"] > 0

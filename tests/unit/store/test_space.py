@@ -1,0 +1,303 @@
+"""Room in a cache directory: kept within limits, reserved for downloads, with a word on why it cannot be had."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from neff.keys import ModuleName
+from neffd.metrics import Metrics
+from neffd.store import space as space_module
+from neffd.store.database import Database
+from neffd.store.eviction import Limits, Policy
+from neffd.store.index import Index
+from neffd.store.root import CacheRoot
+from neffd.store.space import DiskFull, Space
+from tests.harness import entries
+from tests.unit.waiting import until
+
+_SIZE = 100_000
+_DAY = 86_400.0
+NOW = 1_800_000_000.0
+
+
+class Room:
+    """A cache directory with a Space, on a file system that has as much room as a test says."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        self.root = CacheRoot(folder / "cache")
+        self.database = Database(folder / "state")
+        self.index = Index(self.database)
+        self.metrics = Metrics()
+        self.problems: dict[str, str] = {}
+        self.gone: list[ModuleName] = []
+        self.copies: dict[ModuleName, tuple[int, int]] = {}
+        self.pinned: set[ModuleName] = set()
+        self.settling: set[ModuleName] = set()
+        self.workers = ThreadPoolExecutor(2)
+        self.now = NOW
+        self.space = Space(
+            self.root,
+            self.index,
+            self.metrics,
+            self.workers,
+            limits=options.pop("limits"),
+            policy=Policy(**options),
+            copies=lambda name: self.copies.get(name, (1, 0)),
+            is_settling=self.settling.__contains__,
+            pinned=lambda: self.pinned,
+            on_evicted=self.gone.append,
+            on_problem=self._problem,
+            on_healed=self._healed,
+            wall=lambda: self.now,
+            grace_s=0.0,
+        )
+
+    def _problem(self, reason: str, detail: str, hint: str) -> None:
+        self.problems.setdefault(reason, detail)
+
+    def _healed(self, reason: str) -> None:
+        self.problems.pop(reason, None)
+
+    def write(self, number: int, idle_s: float = _DAY) -> ModuleName:
+        """An entry of `_SIZE` bytes, made and read `idle_s` before now."""
+        name = entries.module(number)
+        content = entries.files(name, seed=number)
+        rest = sum(len(data) for file, data in content.items() if file != "model.neff")
+        folder = entries.write(self.root.path, name, content | {"model.neff": entries.neff_bytes(number, _SIZE - rest)})
+        os.utime(folder / "model.neff", (self.now - idle_s, self.now - idle_s))
+        self.look(name)
+        return name
+
+    def look(self, name: ModuleName) -> bool:
+        return self.space.saw(name, self.root.inspect(name))
+
+    def here(self) -> set[int]:
+        """Numbers of the entries that are ready."""
+        return {number for number in range(100) if self.root.is_ready(entries.module(number))}
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.space.run())  # noqa: TID251
+        try:
+            yield
+            assert not task.done() or task.result() is None
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self.workers.shutdown)
+        await asyncio.to_thread(self.database.close)
+
+
+@contextlib.asynccontextmanager
+async def room(folder: Path, **options: Any) -> AsyncIterator[Room]:
+    made = await asyncio.to_thread(lambda: Room(folder, **options))
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+def _ten(held: int = 10) -> Limits:
+    return Limits(max_bytes=_SIZE * held)
+
+
+async def test_the_longest_unused_go_until_low_water(tmp_path: Path) -> None:
+    async with room(tmp_path, limits=_ten()) as made:
+        for number in range(10):
+            made.write(number, idle_s=_DAY * (20 - number))
+        async with made.running():
+            await until(lambda: len(made.gone) == 2, "two go")
+            entries_left = {"cache_dir": str(made.root.path)}
+            await until(lambda: made.metrics.value("neffd_cache_entries", **entries_left) == 8, "and are counted")
+        assert made.here() == set(range(2, 10))
+        assert not (made.root.entry(entries.module(0))).exists()
+        assert made.space.status()["bytes"] == _SIZE * 8
+        assert made.metrics.value("neffd_evicted_bytes_total") == _SIZE * 2
+        assert made.space.status()["evicted_entries"] == 2
+        assert made.problems == {}
+
+
+async def test_a_question_is_a_use_and_is_remembered(tmp_path: Path) -> None:
+    async with room(tmp_path, limits=_ten()) as made:
+        names = [made.write(number, idle_s=_DAY * (20 - number)) for number in range(9)]
+        made.space.used(names[0])
+        async with made.running():
+            await until(lambda: made.space._asked_for == {}, "written down")
+        again = Space(
+            made.root,
+            made.index,
+            made.metrics,
+            made.workers,
+            limits=_ten(9),
+            policy=Policy(),
+            copies=lambda name: (1, 0),
+            is_settling=lambda name: False,
+            wall=lambda: made.now,
+            grace_s=0.0,
+        )
+        made.space = again
+        for name in names:
+            made.look(name)
+        async with made.running():
+            await until(lambda: made.here() == {0, *range(3, 9)}, "the asked for one stays")
+
+
+async def test_every_reason_that_keeps_entries_is_shown(tmp_path: Path) -> None:
+    async with room(tmp_path, limits=_ten(4)) as made:
+        pinned, settling, alone, away, recent, locked, in_use, pending = (made.write(number) for number in range(8))
+        made.pinned.add(pinned)
+        made.settling.add(settling)
+        made.copies |= {alone: (0, 0), away: (0, 1)}
+        made.space.used(recent)
+        (made.root.entry(locked) / "model.hlo_module.pb.lock").touch()
+        (made.root.entry(pending) / "model.done").unlink()
+        for name in (locked, pending):
+            made.look(name)
+        with (made.root.entry(in_use) / "model.neff").open("rb"):
+            async with made.running():
+                await until(lambda: made.space.status()["reason"], "it is said")
+                status = made.space.status()
+                assert status["reason"] == "over-limit"
+                assert status["kept"] == dict.fromkeys(
+                    [
+                        "in-use",
+                        "locked",
+                        "not-ready",
+                        "not-shared",
+                        "pinned",
+                        "recently-used",
+                        "remote-away",
+                        "waiting-for-upload",
+                    ],
+                    1,
+                )
+                assert set(made.problems) == {"over-limit"}
+                assert "1 in-use" in made.problems["over-limit"]
+                labels = {"cache_dir": str(made.root.path), "reason": "pinned"}
+                assert made.metrics.value("neffd_not_evicted", **labels) == 1
+                assert made.gone == []
+                made.pinned.clear()
+                made.settling.clear()
+                made.copies.clear()
+                made.space.scanned([entries.module(number) for number in range(8)])
+                await until(lambda: made.space.status()["reason"] is None or len(made.gone) == 4, "what may go does")
+        assert made.problems == {} or made.here() == {4, 5, 6}
+
+
+async def test_an_entry_in_the_journal_stays(tmp_path: Path) -> None:
+    async with room(tmp_path, limits=_ten(1)) as made:
+        name = made.write(1)
+        query = (
+            "INSERT INTO outbox (root, namespace, key, folder, provenance, size_bytes, file_count, existing, queued_at)"
+            " VALUES (?, ?, ?, '', '', 0, 0, 0, 0)"
+        )
+        await made.database.run(lambda connection: connection.execute(query, (str(made.root.path), *name)))
+        async with made.running():
+            await until(lambda: made.space.status()["kept"] == {"waiting-for-upload": 1}, "it stays")
+
+
+async def test_what_an_earlier_life_began_is_finished(tmp_path: Path) -> None:
+    async with room(tmp_path, limits=Limits()) as made:
+        name = made.write(1)
+        neff = made.root.inspect(name).neff
+        assert neff is not None
+        await asyncio.to_thread(made.space._remover.unmark, {name: neff})
+        async with made.running():
+            await until(lambda: made.gone == [name], "finished")
+        assert not made.root.entry(name).exists()
+
+
+async def test_an_entry_on_its_way_out_is_shown_to_nobody(tmp_path: Path) -> None:
+    """Else the look at a graph without its NEFF would bring it back at once."""
+    async with room(tmp_path, limits=_ten(1)) as made:
+        made.space._grace_s = 3600.0
+        name, other = made.write(1), made.write(2)
+        async with made.running():
+            await until(lambda: made.here() == set(), "the marks are gone")
+            assert not made.look(name)
+            assert not made.look(other)
+            assert made.look(made.write(3))
+
+
+class Disk:
+    """What `statvfs` says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, root: CacheRoot, capacity_bytes: int) -> None:
+        def statvfs(path: object) -> SimpleNamespace:
+            used = sum(file.stat().st_size for file in root.path.rglob("*") if file.is_file()) + self.others_bytes
+            return SimpleNamespace(
+                f_blocks=capacity_bytes, f_frsize=1, f_bavail=max(0, capacity_bytes - used), f_flag=self.flags
+            )
+
+        self.others_bytes = 0
+        self.flags = 0
+        monkeypatch.setattr(space_module, "os", SimpleNamespace(statvfs=statvfs, ST_NOATIME=os.ST_NOATIME))
+
+
+async def test_room_is_made_for_a_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with room(tmp_path, limits=Limits(min_free_bytes=_SIZE)) as made:
+        Disk(monkeypatch, made.root, _SIZE * 10)
+        for number in range(8):
+            made.write(number, idle_s=_DAY * (20 - number))
+        async with made.space.reserve(_SIZE * 2):
+            assert len(made.here()) <= 7
+            assert 0 not in made.here()
+            with pytest.raises(DiskFull, match="would leave less than"):
+                async with made.space.reserve(_SIZE * 9):
+                    raise AssertionError
+        assert made.space._reserved_bytes == 0
+
+
+async def test_downloads_at_once_share_the_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with room(tmp_path, limits=Limits(min_free_bytes=_SIZE)) as made:
+        Disk(monkeypatch, made.root, _SIZE * 10)
+        both = asyncio.Event()
+        outcomes = []
+
+        async def download() -> None:
+            try:
+                async with made.space.reserve(_SIZE * 6):
+                    await both.wait()
+                    outcomes.append("fits")
+            except DiskFull:
+                outcomes.append("full")
+                both.set()
+
+        await asyncio.gather(download(), download())
+        assert sorted(outcomes) == ["fits", "full"]
+
+
+async def test_a_disk_that_others_fill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with room(tmp_path, limits=Limits(min_free_bytes=_SIZE)) as made:
+        disk = Disk(monkeypatch, made.root, _SIZE * 10)
+        name = made.write(1)
+        made.copies[name] = (0, 0)
+        disk.others_bytes = _SIZE * 9
+        async with made.running():
+            await until(lambda: "disk-nearly-full" in made.problems, "said")
+            assert made.problems["disk-nearly-full"] == "nothing more can be evicted: 1 not-shared"
+            disk.others_bytes = 0
+            made.space.scanned([name])
+            await until(lambda: made.problems == {}, "over")
+
+
+async def test_it_says_where_last_uses_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with room(tmp_path, limits=Limits()) as made:
+        disk = Disk(monkeypatch, made.root, _SIZE * 10)
+        async with made.running():
+            await until(lambda: made.space.status()["free_bytes"], "measured")
+            assert made.space.status()["last_use_from"] == "reads"
+            disk.flags = os.ST_NOATIME
+            made.space.scanned([])
+            await until(lambda: made.space.status()["last_use_from"] == "questions", "mounted noatime")
