@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 from neff import exitcodes
 from neff._version import __version__
-from neff.commands import flush, prefetch, status
+from neff.commands import completion, flush, prefetch, run, status, why, withdaemon
 from neff.connection import socket_candidates
 from neff.errors import DaemonError, LostError, RefusedError, SilentError, UnreachableError
 from neff.protocol import SYSTEM_SOCKET, safe_text
 
-_COMMANDS = {"status": status, "prefetch": prefetch, "flush": flush}
+_COMMANDS = {"run": run, "status": status, "prefetch": prefetch, "flush": flush, "why": why, "completion": completion}
 
 _EXIT_CODES: tuple[tuple[type[DaemonError], int], ...] = (
     (UnreachableError, exitcodes.UNREACHABLE),
@@ -32,16 +32,27 @@ _SERVICE_KNOWS = frozenset({"no-daemon", "silent"})
 
 _EPILOG = (
     f"Exit codes: {exitcodes.OK} done, {exitcodes.FAILED} failed or parked, {exitcodes.USAGE} wrong use, "
-    f"{exitcodes.NOT_FOUND} not found, {exitcodes.UNREACHABLE} no daemon, {exitcodes.PENDING} still waiting, "
+    f"{exitcodes.NOT_FOUND} not found, {exitcodes.UNREACHABLE} no daemon or Hub, "
+    f"{exitcodes.PENDING} still waiting, {exitcodes.REFUSED} refused: login, repo or rights, "
     f"{exitcodes.INTERRUPTED} interrupted"
 )
 
 
+_EXAMPLES = {
+    "status": "neff status --json",
+    "prefetch": "neff prefetch --wait MODULE_12345678901234567890+e30acd3a",
+    "flush": "neff flush --timeout 600",
+    "why": "neff why MODULE_12345678901234567890+e30acd3a",
+    "completion": "neff completion bash >> ~/.bashrc",
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `neff`; returns the exit code. Usage errors and `--help` leave with SystemExit, as argparse does."""
-    args = _parser().parse_args(argv)
+    args = _arguments(sys.argv[1:] if argv is None else argv)
     try:
-        code = int(_COMMANDS[args.command].run(args))
+        command = _COMMANDS.get(args.command, withdaemon)
+        code = int(command.run(args))
         sys.stdout.flush()
         return code
     except DaemonError as error:
@@ -55,20 +66,44 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exitcodes.FAILED
 
 
-def _parser() -> argparse.ArgumentParser:
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    before, words = run.split(argv)
+    if words[:1] != ["run"]:
+        return make_parser(words[:1]).parse_args(argv)
+    ours, command = run.split(words[1:])
+    args = make_parser().parse_args([*before, "run", *ours])
+    args.argv = command
+    return args
+
+
+def make_parser(chosen: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The command's parser; of the commands that are the daemon's, only the `chosen` ones know their arguments."""
     parser = argparse.ArgumentParser(
-        prog="neff", description="Talk to neffd, the Neuron compile cache of this host.", epilog=_EPILOG
+        prog="neff",
+        description="Talk to neffd, the Neuron compile cache of this host.",
+        epilog=f"Example: neff run -- torchrun --nproc_per_node 32 train.py. {_EPILOG}",
     )
     parser.add_argument("--version", action="version", version=f"neff {__version__}")
     _add_socket(parser, None)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, command in _COMMANDS.items():
-        description = f"{command.HELP[0].upper()}{command.HELP[1:]}."
-        sub = commands.add_parser(name, help=command.HELP, description=description, epilog=_EPILOG)
+    helps = {name: command.HELP for name, command in _COMMANDS.items()} | withdaemon.COMMANDS
+    for name, text in helps.items():
+        epilog = f"Example: {_EXAMPLES[name]}. {_EPILOG}" if name in _EXAMPLES else _EPILOG
+        sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=epilog)
         # Also after the command; SUPPRESS, or its default would undo what stood before it.
         _add_socket(sub, argparse.SUPPRESS)
-        command.add_arguments(sub)
+        if name in _COMMANDS:
+            _COMMANDS[name].add_arguments(sub)
+        elif name in chosen:
+            withdaemon.add_arguments(name, sub)
     return parser
+
+
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """The parser of each command, with all its arguments."""
+    actions = make_parser(list(withdaemon.COMMANDS))._actions
+    (commands,) = [action for action in actions if isinstance(action, argparse._SubParsersAction)]
+    return dict(commands.choices)
 
 
 def _add_socket(parser: argparse.ArgumentParser, default: str | None) -> None:

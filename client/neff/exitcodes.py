@@ -8,4 +8,8 @@ USAGE = 2
 NOT_FOUND = 3
 UNREACHABLE = 4
 PENDING = 5  # timed out, or something is still under way
+REFUSED = 6  # not logged in, no repo set, no right to do it
+# `neff run` otherwise gives the command's own; these two as shells do.
+CANNOT_EXECUTE = 126
+COMMAND_NOT_FOUND = 127
 INTERRUPTED = 130  # Ctrl-C, as shells count it

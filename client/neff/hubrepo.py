@@ -40,6 +40,11 @@ def _read(path: str) -> str:
         return ""
 
 
+def is_repo_id(text: str) -> bool:
+    """Whether `text` can be the name of a repo, with or without its owner."""
+    return _REPO_ID.fullmatch(text) is not None
+
+
 def _repo_id(text: str) -> str | None:
     text = text.strip()
-    return text if _REPO_ID.fullmatch(text) else None
+    return text if is_repo_id(text) else None

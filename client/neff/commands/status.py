@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from neff import exitcodes
+from neff.commands import withdaemon
 from neff.commands.session import fields, number, objects, session, status_of, texts
 from neff.protocol import Message, safe_text
 
@@ -16,9 +17,14 @@ HELP = "show what the daemon is doing"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="the whole status as JSON")
+    parser.add_argument(
+        "--cache_dir", "--cache-dir", metavar="DIR", help="what this cache directory holds, without asking a daemon"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.cache_dir is not None:
+        return withdaemon.run_module("localstatus", args)
     with session(args) as connection:
         status = status_of(connection)
     print(json.dumps(status, indent=2) if args.json else "\n".join(describe(status)))
@@ -34,6 +40,7 @@ def describe(status: Message) -> Iterator[str]:
     none = "none (nothing is shared)" if status.get("remotes") == [] else ""
     yield from _section("remotes", chain(_remotes(remotes), _orphaned(orphaned)), none)
     yield from _section("fetching", _fetching(objects(status.get("fetching"))))
+    yield from _section("compiling", _compiling(objects(status.get("compiling"))))
     yield from _section("since the start", _counters(status.get("counters")))
 
 
@@ -51,11 +58,24 @@ def _cache_dirs(cache_dirs: list[Message]) -> Iterator[str]:
         states = ("ready", "compiling", "pending", "failed")
         counts = ", ".join(f"{count} {state}" for state, count in zip(states, texts(entries, *states), strict=True))
         yield f"{texts(cache_dir, 'path')[0]}: {counts}"
+        yield from _space(fields(cache_dir.get("space")))
         for problem in objects(cache_dir.get("problems")):
             reason, detail = texts(problem, "reason", "detail")
             yield f"  problem: {reason}: {detail}"
             if problem.get("hint"):
                 yield f"  mend it: {texts(problem, 'hint')[0]}"
+
+
+def _space(space: Message) -> Iterator[str]:
+    """How much there is, how much there may be, and what went for it."""
+    held, free, limit = space.get("bytes"), space.get("free_bytes"), space.get("max_bytes")
+    if held is None:
+        return
+    at_most = "" if limit is None else f" of at most {megabytes(limit)}"
+    yield f"  {megabytes(held)}{at_most}, {megabytes(free)} free on its disk"
+    evicted = number(space.get("evicted_entries"))
+    if evicted:
+        yield f"  {evicted:.0f} evicted since the start, {megabytes(space.get('evicted_bytes'))}"
 
 
 def _remotes(remotes: list[Message]) -> Iterator[str]:
@@ -69,6 +89,35 @@ def _remotes(remotes: list[Message]) -> Iterator[str]:
         for parked in objects(journal.get("parked")):
             name, reason = texts(parked, "name", "reason")
             yield f"  parked: {name}: {reason}"
+        yield from _more("parked", journal.get("parked_count"), journal.get("parked"))
+        yield from _refused(fields(remote.get("refused")))
+        yield from _breaker(fields(remote.get("breaker")))
+
+
+def _more(what: str, count: object, shown: object) -> Iterator[str]:
+    """That there are more than the document lists."""
+    unlisted = (number(count) or 0) - len(objects(shown))
+    if unlisted > 0:
+        yield f"  and {unlisted:.0f} more {what}"
+
+
+def _refused(refused: Message) -> Iterator[str]:
+    """Copies that failed verification, and where each is kept for a look."""
+    for copy in objects(refused.get("shown")):
+        name, reason, folder = texts(copy, "name", "reason", "folder")
+        yield f"  refused: {name}: {reason}" + (f", kept in {folder}" if copy.get("folder") else "")
+    yield from _more("refused", refused.get("count"), refused.get("shown"))
+
+
+def _breaker(breaker: Message) -> Iterator[str]:
+    """Sides of a remote that are given a rest."""
+    for side, what in (("read", "not read"), ("write", "not written")):
+        seen = fields(breaker.get(side))
+        state, reason = texts(seen, "state", "reason")
+        if state == "open":
+            yield f"  {what} for {duration(seen.get('retry_s'))}: {reason}"
+        elif state == "half-open":
+            yield f"  {what} until a first try succeeds: {reason}"
 
 
 def _orphaned(orphaned: list[Message]) -> Iterator[str]:
@@ -99,6 +148,22 @@ def _fetching(fetches: list[Message]) -> Iterator[str]:
         name, remote = texts(fetch, "name", "remote")
         progress = f"{megabytes(fetch.get('done_bytes'))} of {megabytes(fetch.get('total_bytes'))}"
         yield f"{name} from {remote}: {progress}, {duration(fetch.get('since_s'))}"
+
+
+def _compiling(compiles: list[Message]) -> Iterator[str]:
+    """Who compiles what since when, and how many wait for it."""
+    for compile_ in compiles:
+        name, holder, pid, uid = texts(compile_, "name", "holder", "pid", "uid")
+        who = {
+            "process": f"process {pid} of uid {uid}",
+            "gone": f"process {pid} of uid {uid}, which is gone",
+            "neffd": "neffd, which is bringing it",
+        }.get(holder, "locked by an unknown process")
+        since = duration(compile_.get("since_s"))
+        usual = f", usually {duration(compile_['usually_s'])}" if compile_.get("usually_s") is not None else ""
+        waiting = number(compile_.get("waiting"))
+        waits = f", {waiting:.0f} waiting" if waiting else ""
+        yield f"{name}: {who}, for {since}{usual}{waits}"
 
 
 def _counters(counters: object) -> Iterator[str]:

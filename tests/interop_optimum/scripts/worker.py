@@ -75,6 +75,50 @@ def cached_models() -> list[list[str]]:
     return sorted(map(list, _optimum(HUB_CACHE).get_hub_cached_models()))
 
 
+def selected_configurations(model: str, **filters: Any) -> list[dict[str, Any]]:
+    """What optimum-neuron's own filters leave of them."""
+    return list(_optimum(HUB_CACHE).select_hub_cached_entries(model, task=TASK, **filters))
+
+
+def registered(folder: str, model: str, task: str, neuron: dict[str, Any]) -> dict[str, Any]:
+    """What optimum-neuron and neffd make of the same model's configuration: hash, digest and text of its entry."""
+    theirs_of = _optimum("optimum.neuron.cache.entries.single_model").SingleModelCacheEntry
+    config = importlib.import_module("transformers").AutoConfig.from_pretrained(folder)
+    text = config.get_text_config() if task == TASK else config
+    theirs = theirs_of(model, task, text, dict(neuron))
+    ours = _entry_of_neffd(folder, model, task, neuron)
+    return {
+        "theirs": [theirs.hash, theirs.arch_digest(), theirs.serialize()],
+        "looked_for": theirs_of.from_local_path(folder, task).arch_digest(),
+        "ours": [ours.hash, ours.arch_digest, ours.serialize()],
+    }
+
+
+def registered_pipeline(folder: str, model: str) -> dict[str, Any]:
+    """The same of a diffusers pipeline."""
+    multi = _optimum("optimum.neuron.cache.entries.multi_model")
+    configs = {path.parent.name: json.loads(path.read_text()) for path in Path(folder).rglob("config.json")}
+    ours = importlib.import_module("neffd.runs.entries").multi_entry(model, configs)
+    theirs = multi.MultiModelCacheEntry(model, multi._merge_configs(folder))
+    return {
+        "theirs": [theirs.hash, theirs.arch_digest(), theirs.serialize()],
+        "ours": [ours.hash, ours.arch_digest, ours.serialize()],
+    }
+
+
+def save_config(model_type: str, folder: str, changes: dict[str, Any]) -> None:
+    """Write a `config.json` as transformers would with a model of this type."""
+    mapping = importlib.import_module("transformers").CONFIG_MAPPING
+    mapping[model_type](**changes).save_pretrained(folder)
+
+
+def write_registry(root: str, folder: str, model: str, namespace: str, neuron: dict[str, Any]) -> list[str]:
+    """Have neffd register a model in a cache directory; returns the new files below it."""
+    writing = importlib.import_module("neffd.runs.writing")
+    files = writing.write(Path(root), _entry_of_neffd(folder, model, TASK, neuron), namespace)
+    return [str(path.relative_to(root)) for path in files]
+
+
 def hooks() -> dict[str, Any]:
     """Whose factory of caches libneuronxla uses now, and which methods of its file cache are neff's."""
     cache = importlib.import_module("libneuronxla.neuron_cc_cache")
@@ -89,6 +133,13 @@ def hooks() -> dict[str, Any]:
 def versions() -> dict[str, str]:
     metadata = importlib.import_module("importlib.metadata")
     return {name: metadata.version(name) for name in ("optimum-neuron", "torch", "transformers", "huggingface_hub")}
+
+
+def _entry_of_neffd(folder: str, model: str, task: str, neuron: dict[str, Any]) -> Any:
+    raw = json.loads((Path(folder) / "config.json").read_text())
+    config = importlib.import_module("neffd.runs.modelconfig").from_json(raw, task)
+    assert not config.guess, config.guess
+    return importlib.import_module("neffd.runs.entries").single_entry(model, task, config.config, neuron)
 
 
 def _hub_neuronx_cache(model: str | None) -> Any:
@@ -120,6 +171,11 @@ ACTIONS = {
         cache_traced,
         cached_configurations,
         cached_models,
+        selected_configurations,
+        registered,
+        registered_pipeline,
+        save_config,
+        write_registry,
         hooks,
         versions,
     )

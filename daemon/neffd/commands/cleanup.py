@@ -1,0 +1,164 @@
+"""`neff cleanup`: remove from the cache directory what is of no use, and more if told to."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from neff import exitcodes
+from neffd.commands.options import add_json, add_option
+
+if TYPE_CHECKING:
+    from neffd.commands.localcache import LocalEntry
+
+EXAMPLE = "neff cleanup --old-versions --dry-run"
+JSON = {
+    "cache_dir": "the directory",
+    "dry_run": "whether nothing was removed in truth",
+    "removed": "what (failed, lock, incomplete, version), path, size_bytes",
+    "left": "path, and why it could not be removed",
+    "skipped": "what was not looked at, and why: text, or null",
+}
+
+_YOUNG_S = 60.0
+
+
+@dataclass
+class _Cleaner:
+    """Removes, or only says what it would remove."""
+
+    dry_run: bool
+    removed: list[dict[str, object]] = field(default_factory=list)
+    left: list[dict[str, str]] = field(default_factory=list)
+    skipped: str | None = None
+
+    def remove(self, what: str, path: Path, size_bytes: int) -> None:
+        """A file, or a folder with all in it; links are removed, never followed."""
+        from neff.protocol import safe_text
+        from neffd.store import fsops
+
+        try:
+            if not self.dry_run:
+                if fsops.is_folder(path):
+                    _remove_marks_first(path)
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self.left.append({"path": safe_text(path), "why": str(error.strerror)})
+            return
+        self.removed.append({"what": what, "path": safe_text(path), "size_bytes": size_bytes})
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--all", action="store_true", help="also entries without a NEFF that nobody compiles")
+    add_option(parser, "old-versions", action="store_true", help="also everything of other compiler versions")
+    add_option(
+        parser,
+        "compiler_version",
+        metavar="VERSION",
+        help="the one that is not old, such as 2.21 (default: that of the installed neuronx-cc)",
+    )
+    parser.add_argument(
+        "--wipe", action="store_true", help="everything that was compiled; what waits for upload is kept"
+    )
+    add_option(parser, "dry-run", action="store_true", help="only say what would be removed")
+    add_option(parser, "cache_dir", metavar="DIR", help="the cache directory (default: that of the Neuron tools)")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from neffd.commands import localcache
+
+    root = localcache.root_of(args.cache_dir)
+    cleaner = _Cleaner(args.dry_run)
+    compilers = localcache.running_compilers()
+    if compilers and args.wipe:
+        from neffd.commands.errors import CommandError
+
+        raise CommandError(f"neuronx-cc runs (pid {compilers[0]}): {root} is in use", "try again when it has ended")
+    if compilers:
+        cleaner.skipped = f"locks, since neuronx-cc runs (pid {compilers[0]})"
+    old = set(localcache.namespaces(root)) if args.wipe else _old_versions(args, root)
+    for namespace in localcache.namespaces(root):
+        if namespace in old:
+            cleaner.remove("version", root / namespace, localcache.tree_bytes(root / namespace))
+            continue
+        for entry in localcache.entries(root, namespace):
+            _clean_entry(cleaner, entry, everything=args.all)
+    _print(args, root, cleaner)
+    return exitcodes.FAILED if cleaner.left else exitcodes.OK
+
+
+def _old_versions(args: argparse.Namespace, root: Path) -> set[str]:
+    from neffd.commands import localcache
+    from neffd.commands.errors import CommandError
+
+    if not args.old_versions:
+        return set()
+    current = args.compiler_version or localcache.installed_compiler()
+    if current is None:
+        mend = "name the one to keep: --compiler_version VERSION"
+        raise CommandError("no neuronx-cc is installed here: nobody can tell which versions are old", mend)
+    names = localcache.namespaces(root)
+    old = {name for name in names if not localcache.is_of_version(name, current)}
+    if old == set(names) and args.compiler_version:
+        raise CommandError(f"{root} holds nothing of compiler {current}", "neff du   (shows the versions)")
+    return old
+
+
+def _clean_entry(cleaner: _Cleaner, entry: LocalEntry, *, everything: bool) -> None:
+    if entry.state == "failed":
+        cleaner.remove("failed", entry.path, entry.size_bytes)
+    elif entry.state == "compiling" and cleaner.skipped is None:
+        for lock in entry.locks:
+            if _age_s(entry.path / lock) > _YOUNG_S:
+                cleaner.remove("lock", entry.path / lock, 0)
+    elif everything and entry.state in ("pending", "empty"):
+        cleaner.remove("incomplete", entry.path, entry.size_bytes)
+
+
+def _age_s(lock: Path) -> float:
+    """Whoever has just taken a lock may not have started the compiler yet."""
+    try:
+        return time.time() - lock.lstat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _remove_marks_first(folder: Path) -> None:
+    """From then on nobody takes a half-removed entry for a ready one."""
+    from neff import keys
+    from neffd.store import fsops
+
+    is_namespace = keys.is_namespace(folder.name)
+    mark = keys.ready_mark(folder.name if is_namespace else folder.parent.name)
+    for entry in folder.glob("MODULE_*") if is_namespace else [folder]:
+        if fsops.is_folder(entry):
+            (entry / mark).unlink(missing_ok=True)
+
+
+def _print(args: argparse.Namespace, root: Path, cleaner: _Cleaner) -> None:
+    import sys
+
+    from neffd.commands import output
+
+    if args.json:
+        facts = {"removed": cleaner.removed, "left": cleaner.left, "skipped": cleaner.skipped}
+        output.print_json("cleanup", cache_dir=str(root), dry_run=args.dry_run, **facts)
+        return
+    would = "would remove" if args.dry_run else "removed"
+    for item in cleaner.removed:
+        print(f"{would} {item['what']} {item['path']}")
+    for kept in cleaner.left:
+        print(f"neff: not removed: {kept['path']}: {kept['why']}", file=sys.stderr)
+    if cleaner.skipped:
+        print(f"neff: left as they are: {cleaner.skipped}", file=sys.stderr)
+    freed = output.size(sum(int(str(item["size_bytes"])) for item in cleaner.removed))
+    print(f"{would} {len(cleaner.removed)}, {freed}" if cleaner.removed else "nothing to clean up")

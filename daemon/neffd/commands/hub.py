@@ -1,0 +1,85 @@
+"""The Hub as the person at the keyboard sees it: their login, their endpoint, their repos."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, TypeVar
+
+from neff import exitcodes
+from neff.hubrepo import custom_repo
+from neffd.commands import login
+from neffd.commands.errors import NOT_LOGGED_IN, CommandError, no_repo
+from neffd.config_defaults import PUBLIC_REPO, hub_endpoint
+from neffd.remotes.base import RemoteUnavailable
+from neffd.remotes.hub.client import HubClient
+from neffd.remotes.hub.tokens import TokenSource
+
+T = TypeVar("T")
+
+
+def endpoint() -> str:
+    """Base URL of the Hub; CommandError where HF_ENDPOINT is no URL."""
+    try:
+        return hub_endpoint(os.environ)
+    except ValueError as error:
+        raise CommandError(f"HF_ENDPOINT: {error}", exit_code=exitcodes.USAGE) from None
+
+
+def repo_to_read(given: str | None) -> str:
+    """The repo that optimum-neuron would read: the named one, the environment's, the saved one, the public one."""
+    return given or custom_repo() or PUBLIC_REPO
+
+
+@contextlib.asynccontextmanager
+async def opened(repo_id: str) -> AsyncIterator[HubClient]:
+    """Reading calls on a model repo. What the Hub refuses leaves as a CommandError."""
+    client = HubClient(endpoint(), repo_id, TokenSource())
+    try:
+        yield client
+    except RemoteUnavailable as error:
+        raise refusal(error, repo_id) from error
+    finally:
+        await client.close()
+
+
+async def check_repo(repo_id: str) -> None:
+    """Raises CommandError unless the repo is there and may be read."""
+    async with opened(repo_id) as client:
+        await client.head()
+
+
+async def content(client: HubClient, path: str, max_bytes: int, revision: str = "main") -> bytes:
+    """A small file; what is longer than `max_bytes` is cut just above. Raises NotThere and RemoteUnavailable."""
+    data = bytearray()
+    async with client.open_file(revision, path) as stream:
+        async for piece in stream.iter_any():
+            data += piece
+            if len(data) > max_bytes:
+                break
+    return bytes(data)
+
+
+def refusal(error: RemoteUnavailable, repo_id: str) -> CommandError:
+    """What a person is told of a Hub that does not answer the question."""
+    if error.reason == "repo-not-found":
+        return no_repo(repo_id, logged_in=login.token() is not None)
+    if error.reason == "bad-token":
+        return CommandError("the Hub does not accept the token", NOT_LOGGED_IN, exitcodes.REFUSED)
+    if error.reason == "forbidden":
+        mend = "accept its terms on its page, or log in as somebody who may: hf auth login"
+        return CommandError(f"{repo_id} may not be read with this login", mend, exitcodes.REFUSED)
+    if error.reason == "rate-limited":
+        wait = f"again in {error.retry_after_s:.0f} s" if error.retry_after_s else "wait"
+        return CommandError(
+            "the Hub says: too many requests", f"{wait}; a login has a higher limit", exitcodes.UNREACHABLE
+        )
+    return CommandError(f"{endpoint()} did not answer: {error}", exit_code=exitcodes.UNREACHABLE)
+
+
+def run_async(main: Coroutine[Any, Any, T]) -> T:
+    """Run to the end; Ctrl-C leaves as KeyboardInterrupt."""
+    import asyncio
+
+    return asyncio.run(main)

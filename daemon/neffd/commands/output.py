@@ -1,0 +1,77 @@
+"""How commands print: for a person on a terminal, one fact a line in a pipe, or as one JSON document."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from neff.protocol import safe_text
+
+SCHEMA = 1
+
+
+def is_terminal() -> bool:
+    """Whether a person reads stdout."""
+    return sys.stdout.isatty()
+
+
+def print_json(command: str, **fields: Any) -> None:
+    """One document: the schema's version, the command, and its fields."""
+    print(json.dumps({"schema": SCHEMA, "command": command, **fields}, indent=2))
+
+
+def is_plain() -> bool:
+    """Whether no escape sequence may be printed."""
+    return not is_terminal() or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+
+
+def title(text: str) -> str:
+    """A heading; bold where that is possible."""
+    return text if is_plain() else f"\x1b[1m{text}\x1b[0m"
+
+
+def block(facts: Mapping[str, Any]) -> Iterable[str]:
+    """`name: value`, one a line; what is not known is left out."""
+    return (f"{name}: {safe_text(value)}" for name, value in facts.items() if value is not None)
+
+
+def line(facts: Mapping[str, Any]) -> str:
+    """`name=value` one after the other, quoted as a shell would, for a pipe; what is not known is left out."""
+    return " ".join(f"{name}={shlex.quote(safe_text(value))}" for name, value in facts.items() if value is not None)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], heading: str = "") -> None:
+    """A table on a terminal; lines with tabs between the cells in a pipe."""
+    cells = [[safe_text(cell) for cell in row] for row in rows]
+    if not is_terminal():
+        for row in cells:
+            print("\t".join(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if heading:
+        print(title(heading))
+    table = Table(header_style="" if is_plain() else "bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in cells:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)
+
+
+def size(size_bytes: int) -> str:
+    """Bytes as `1.5 MB`."""
+    if size_bytes < 1000:
+        return f"{size_bytes} B"
+    value = size_bytes / 1000
+    for unit in ("kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"

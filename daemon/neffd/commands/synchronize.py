@@ -1,0 +1,189 @@
+"""`neff synchronize`: what the cache directory and the cache repo lack of each other, and nothing else, is copied."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neff import exitcodes
+from neffd.commands.options import add_json, add_option, add_repo_id
+
+if TYPE_CHECKING:
+    from neffd.commands.exchange import Outcome, Progress
+
+EXAMPLE = "neff synchronize --pull"
+JSON = {
+    "repo_id": "the cache repo",
+    "cache_dir": "the directory",
+    "through": "`daemon` if one serves the directory, else `own`",
+    "pushed": "number of modules that were sent, or null with --pull",
+    "pulled": "number of modules that were fetched, or null with --push",
+    "waiting": "number of modules that still have to be sent; the next run goes on",
+    "reason": "why they wait, or null; codes as in operations.md",
+    "parked": "name and reason of modules that are not sent",
+    "not_pulled": "name and reason of modules that could not be fetched",
+    "registry": "number of optimum-neuron's registry files that were sent",
+}
+_NO_RIGHT = frozenset({"no-write-access", "not-logged-in", "no-token", "bad-token", "forbidden"})
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_repo_id(parser, "the one that is set")
+    add_option(parser, "cache_dir", metavar="DIR", help="the cache directory (default: that of the Neuron tools)")
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument("--pull", action="store_true", help="only fetch what is missing here")
+    one.add_argument("--push", action="store_true", help="only send what is missing there")
+    add_option(
+        parser,
+        "compiler_version",
+        metavar="VERSION",
+        help="fetch for this compiler, such as 2.21 (default: those in the directory, and the installed neuronx-cc)",
+    )
+    add_option(parser, "allow_public", action="store_true", help="also send to a repo that everybody can read")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from neff.hubrepo import custom_repo
+    from neffd.commands.errors import none_set
+    from neffd.commands.localcache import root_of
+
+    repo_id = args.repo_id or custom_repo()
+    if repo_id is None:
+        raise none_set("name the one to synchronize with: --repo_id REPO, or set one")
+    root = root_of(args.cache_dir)
+    from neffd.commands import hub
+
+    hub.run_async(hub.check_repo(repo_id))
+    with _daemon(args, root, repo_id) as (socket, remote, through):
+        outcome, registry = _exchange(args, root, repo_id, socket, remote)
+    _print(args, root, repo_id, through, outcome, registry)
+    return _exit_code(outcome)
+
+
+@contextlib.contextmanager
+def _daemon(args: argparse.Namespace, root: Path, repo_id: str) -> Iterator[tuple[str, str, str]]:
+    """Socket, name of the remote, and whose the daemon is: the one that serves the directory, else one of our own."""
+    from neffd.commands import owndaemon
+    from neffd.commands.hub import endpoint
+    from neffd.commands.serving import find
+
+    found = find(root, repo_id, args.socket)
+    if found is not None:
+        yield found.socket, found.writable(needed=not args.pull), "daemon"
+        return
+    name, mode = owndaemon.remote_name(repo_id), "read" if args.pull else "read-write"
+    remote = {"name": name, "url": f"hf://{repo_id}", "endpoint": endpoint(), "mode": mode}
+    if not args.pull:
+        remote["allow_public"] = args.allow_public
+    with owndaemon.running(root, remote) as socket:
+        yield socket, name, "own"
+
+
+def _exchange(args: argparse.Namespace, root: Path, repo_id: str, socket: str, remote: str) -> tuple[Outcome, int]:
+    from neffd.commands import exchange, hub, localcache, registrypush
+    from neffd.commands.errors import CommandError
+
+    async def missing() -> list[str]:
+        async with hub.opened(repo_id) as client:
+            namespaces = [name async for name in _to_fetch(client, args, root)]
+            if not namespaces and args.pull:
+                raise CommandError(
+                    f"{repo_id} holds nothing for a compiler that is known here", "--compiler_version VERSION"
+                )
+            return await exchange.missing(client, namespaces, present)
+
+    ready = [entry for name in localcache.namespaces(root) for entry in localcache.entries(root, name)]
+    present = {f"{entry.namespace}/{entry.key}" for entry in ready if entry.state == "ready"}
+    outcome, registry = exchange.Outcome(), 0
+    names = [] if args.push else hub.run_async(missing())
+    with exchange.session(socket, root) as connection:
+        if not args.push:
+            with _bar(args, "fetched") as progress:
+                exchange.pull(connection, names, outcome, progress)
+        if not args.pull:
+            with _bar(args, "sent") as progress:
+                exchange.push(connection, remote, outcome, progress)
+            is_allowed = outcome.reason is None and not any(i["reason"] == "public-repo" for i in outcome.parked)
+            registry = registrypush.push(root, repo_id) if is_allowed else 0
+    return outcome, registry
+
+
+async def _to_fetch(client: Any, args: argparse.Namespace, root: Path) -> Any:
+    """The repo's compiler versions that are in use here, or the one that was asked for."""
+    from neff import keys
+    from neffd.commands import localcache
+
+    installed = localcache.installed_compiler()
+    local = set(localcache.namespaces(root))
+    async for page in client.tree("", "main"):
+        for item in page:
+            name = str(item.get("path"))
+            if item.get("type") != "directory" or not keys.is_namespace(name):
+                continue
+            wanted = args.compiler_version or installed
+            is_wanted = wanted is not None and localcache.is_of_version(name, wanted)
+            if is_wanted or (args.compiler_version is None and name in local):
+                yield name
+
+
+@contextlib.contextmanager
+def _bar(args: argparse.Namespace, what: str) -> Iterator[Progress]:
+    """A bar by bytes on a terminal, nothing elsewhere."""
+    from neffd.commands import output
+
+    if args.json or not output.is_terminal():
+        yield lambda done_bytes, total_bytes, left: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+    with Progress(*columns) as bars:
+        task = bars.add_task(what, total=None, left="")
+        yield lambda done_bytes, total_bytes, left: bars.update(
+            task, completed=done_bytes, total=total_bytes or None, left=left
+        )
+
+
+def _print(args: argparse.Namespace, root: Path, repo_id: str, through: str, outcome: Outcome, registry: int) -> None:
+    import sys
+
+    from neffd.commands import output
+
+    if args.json:
+        output.print_json(
+            "synchronize", repo_id=repo_id, cache_dir=str(root), through=through, registry=registry, **vars(outcome)
+        )
+        return
+    counts = {"pulled": outcome.pulled, "pushed": outcome.pushed, "registry": registry or None}
+    said = ", ".join(f"{count} {what}" for what, count in counts.items() if count is not None)
+    print(f"{repo_id} and {root}: {said}")
+    for item in [*outcome.not_pulled, *outcome.parked]:
+        print(f"neff: not copied: {item['name']}: {item['reason']}", file=sys.stderr)
+    if any(item["reason"] == "public-repo" for item in outcome.parked):
+        print(f"  mend it: make {repo_id} private, or say --allow_public", file=sys.stderr)
+    if outcome.reason in _NO_RIGHT:
+        print(f"neff: nothing was sent: {outcome.reason}", file=sys.stderr)
+    elif outcome.waiting or outcome.reason:
+        print(f"neff: {outcome.waiting} still to be sent: {outcome.reason or 'it goes on'}", file=sys.stderr)
+    if outcome.reason in _NO_RIGHT:
+        from neffd.commands.errors import no_write_access
+
+        print(f"  mend it: {no_write_access(repo_id).mend}", file=sys.stderr)
+
+
+def _exit_code(outcome: Outcome) -> int:
+    if outcome.reason in _NO_RIGHT:
+        return exitcodes.REFUSED
+    if outcome.waiting or outcome.reason:
+        return exitcodes.PENDING
+    return exitcodes.FAILED if outcome.parked or outcome.not_pulled else exitcodes.OK

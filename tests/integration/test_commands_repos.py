@@ -1,0 +1,118 @@
+"""`neff create` and `neff set` as processes, on a local Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from neff import exitcodes
+from tests.harness.commands import Person
+from tests.harness.daemon import Daemon
+from tests.hub.process import HubProcess
+
+pytestmark = pytest.mark.timeout(180)
+
+REPO = "alice/cache"
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[HubProcess]:
+    with HubProcess(tmp_path / "hub") as server:
+        server.seed_files(REPO, {}, private=True)
+        yield server
+
+
+@pytest.fixture
+def alice(tmp_path: Path, hub: HubProcess) -> Person:
+    return Person(tmp_path / "alice", hub.endpoint, hub.token("alice"))
+
+
+def visible_to_all(hub: HubProcess, tmp_path: Path, repo: str) -> bool:
+    stranger = Person(tmp_path / "stranger", hub.endpoint)
+    return stranger.neff("set", repo).returncode == exitcodes.OK
+
+
+@pytest.mark.parametrize(("options", "public"), [((), False), (("--public",), True)])
+@pytest.mark.parametrize("name", [(), ("-n", "alice/own"), ("--name", "mine")])
+def test_create_makes_and_sets_a_repo(
+    alice: Person, hub: HubProcess, tmp_path: Path, name: tuple[str, ...], options: tuple[str, ...], public: bool
+) -> None:
+    done = alice.neff("create", *name, *options)
+    assert done.returncode == exitcodes.OK, done.stderr
+    repo = "alice/" + (name[-1] if name else "optimum-neuron-cache").rpartition("/")[2]
+    created, saved, *_ = done.stdout.splitlines()
+    visibility = "public" if public else "private"
+    assert created == f"Neuron cache created on the Hugging Face Hub: {repo} [{visibility}]."
+    assert saved == f"Neuron cache name set locally to {repo} in {alice.saved}."
+    assert alice.saved.read_text() == repo
+    assert visible_to_all(hub, tmp_path, repo) == public
+
+
+def test_create_refuses_with_the_command_that_mends_it(alice: Person, hub: HubProcess, tmp_path: Path) -> None:
+    stranger = Person(tmp_path / "stranger", hub.endpoint)
+    done = stranger.neff("create")
+    assert done.returncode == exitcodes.REFUSED
+    assert "not logged in" in done.stderr
+    assert "hf auth login" in done.stderr
+
+    done = alice.neff("create", "-n", "bob/cache")
+    assert (done.returncode, "no write access to bob/cache" in done.stderr) == (exitcodes.REFUSED, True)
+    done = alice.neff("create", "-n", REPO)
+    assert done.returncode == exitcodes.FAILED
+    assert "is there already" in done.stderr
+    assert "neff set" in done.stderr
+    done = Person(tmp_path / "bob", hub.endpoint, "hf_wrong").neff("create")
+    assert (done.returncode, "does not accept the token" in done.stderr) == (exitcodes.REFUSED, True)
+    assert not alice.saved.exists()
+
+
+def test_set_writes_what_optimum_neuron_reads(alice: Person) -> None:
+    document = alice.json("set", REPO)
+    assert (document["repo_id"], document["path"], document["daemons"]) == (REPO, str(alice.saved), [])
+    assert alice.saved.read_text() == REPO
+    assert sorted(path.name for path in alice.saved.parent.iterdir()) == [alice.saved.name]
+
+
+def test_set_refuses_a_repo_that_is_not_there(alice: Person, hub: HubProcess, tmp_path: Path) -> None:
+    alice.neff("set", REPO)
+    done = alice.neff("set", "alice/no-such")
+    assert (done.returncode, "neff create -n alice/no-such" in done.stderr) == (exitcodes.NOT_FOUND, True)
+    assert alice.saved.read_text() == REPO
+    stranger = Person(tmp_path / "stranger", hub.endpoint)
+    done = stranger.neff("set", REPO)
+    assert (done.returncode, "hf auth login" in done.stderr) == (exitcodes.NOT_FOUND, True)
+    assert alice.neff("set", "not a/name/at all").returncode == exitcodes.USAGE
+
+
+def test_set_goes_by_xdg_and_says_what_overrules_it(alice: Person, tmp_path: Path) -> None:
+    done = alice.neff("set", REPO, HF_HOME="", XDG_CACHE_HOME=str(tmp_path / "xdg"), CUSTOM_CACHE_REPO="org/other")
+    assert (tmp_path / "xdg" / "huggingface" / alice.saved.name).read_text() == REPO
+    assert "CUSTOM_CACHE_REPO=org/other overrules it" in done.stdout
+
+
+def test_set_says_what_the_daemon_knows(alice: Person, hub: HubProcess, tmp_path: Path) -> None:
+    hub.seed_files("alice/second", {}, private=True)
+    remote = {"name": "hub", "url": f"hf://{REPO}", "endpoint": hub.endpoint, "mode": "read"}
+    with Daemon(tmp_path / "host", [remote], environ={"HF_TOKEN": hub.token("alice")}) as host:
+        arguments = ("--socket", str(host.socket))
+        known = alice.neff(*arguments, "set", REPO)
+        assert f"The daemon at {host.socket} uses it: remote hub, read." in known.stdout
+        unknown = alice.neff(*arguments, "set", "alice/second")
+        assert unknown.returncode == exitcodes.OK
+        assert f"The daemon at {host.socket} does not use it: add `- url: hf://alice/second`" in unknown.stdout
+    assert "No daemon runs here" in alice.neff(*arguments, "set", REPO).stdout
+
+
+def test_the_daemons_packages_are_asked_for_where_they_are_missing(alice: Person, tmp_path: Path) -> None:
+    """As on a host with the bare client: nothing but the standard library can be imported."""
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    (blocked / "aiohttp.py").write_text("raise ModuleNotFoundError('none', name='aiohttp')")
+    path = f"{blocked}:{alice.environ['PYTHONPATH']}"
+    for command in (("lookup", "org/tiny"), ("list", REPO), ("set", REPO)):
+        done = alice.neff(*command, PYTHONPATH=path)
+        assert done.returncode == exitcodes.FAILED
+        assert done.stderr == f"neff: `neff {command[0]}` needs aiohttp: pip install 'neffd[daemon]'\n"
+    assert alice.neff("lookup", "--help", PYTHONPATH=path).returncode == exitcodes.OK

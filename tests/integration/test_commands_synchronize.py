@@ -1,0 +1,193 @@
+"""`neff synchronize` as a process: with a daemon on the host, and with none."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from neff import exitcodes
+from neff.keys import ModuleName
+from neffd.runs import writing
+from neffd.runs.entries import single_entry
+from tests.harness import entries
+from tests.harness.commands import Person
+from tests.harness.waiting import eventually
+from tests.hub.process import HubProcess
+from tests.integration.hub.conftest import MakeHost, make_host
+from tests.unit.runs.golden import CONFIG, NEW_NEURON
+
+__all__ = ["make_host"]  # a fixture
+pytestmark = pytest.mark.timeout(180)
+
+REPO = "alice/cache"
+HERE, THERE, BOTH = (entries.module(number) for number in (1, 2, 3))
+
+
+def files_of(*names: ModuleName) -> dict[str, bytes]:
+    """Entries as a repo holds them."""
+    return {f"{name}/{file}": data for name in names for file, data in entries.files(name).items()}
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[HubProcess]:
+    with HubProcess(tmp_path / "hub") as server:
+        server.seed_files(REPO, files_of(THERE, BOTH), private=True)
+        yield server
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    root = tmp_path / "cache"
+    for name in (HERE, BOTH):
+        entries.write(root, name, entries.files(name))
+    return root
+
+
+@pytest.fixture
+def alice(tmp_path: Path, hub: HubProcess, cache: Path) -> Person:
+    variables = {"CUSTOM_CACHE_REPO": REPO, "NEURON_COMPILE_CACHE_URL": str(cache)}
+    return Person(tmp_path / "alice", hub.endpoint, hub.token("alice"), **variables)
+
+
+def modules_on(hub: HubProcess, repo: str = REPO) -> set[str]:
+    return {"/".join(path.split("/")[:2]) for path in hub.read_files(repo) if "/MODULE_" in path}
+
+
+def modules_in(cache: Path) -> set[str]:
+    return {str(path.parent.relative_to(cache)) for path in cache.rglob("model.done")}
+
+
+def test_both_directions_without_a_daemon(alice: Person, hub: HubProcess, cache: Path) -> None:
+    document = alice.json("synchronize")
+    # The one that both had gains the `neffd.json` that it lacked.
+    assert (document["through"], document["pushed"], document["pulled"]) == ("own", 2, 1)
+    assert modules_on(hub) == modules_in(cache) == {str(name) for name in (HERE, THERE, BOTH)}
+    assert entries.read(cache, THERE) == entries.files(THERE)
+
+    commits = len(hub.commits(REPO))
+    document = alice.json("synchronize")
+    assert (document["pushed"], document["pulled"], document["waiting"]) == (0, 0, 0)
+    assert len(hub.commits(REPO)) == commits
+
+
+def test_one_direction(alice: Person, hub: HubProcess, cache: Path) -> None:
+    document = alice.json("synchronize", "--pull")
+    assert (document["pushed"], document["pulled"]) == (None, 1)
+    assert str(HERE) not in modules_on(hub)
+    document = alice.json("synchronize", "--push")
+    assert (document["pushed"], document["pulled"]) == (2, None)
+    assert str(HERE) in modules_on(hub)
+    assert alice.neff("synchronize", "--push", "--pull").returncode == exitcodes.USAGE
+
+
+def test_through_the_daemon(alice: Person, make_host: MakeHost, hub: HubProcess, cache: Path) -> None:
+    host = make_host("host", overrides={"cache_dirs": [str(cache)], "upload": {"quiet_s": 600, "max_delay_s": 600}})
+    with host:
+        alice.environ["NEFFD_SOCKET"] = str(host.socket)
+        document = alice.json("synchronize")
+        assert (document["through"], document["pushed"], document["pulled"]) == ("daemon", 2, 1)
+        assert host.journal_is_empty()
+        hub.seed_files("alice/other", {}, private=True)
+        other = alice.neff("synchronize", "--repo_id", "alice/other")
+        assert (other.returncode, "alice/other is no remote of the daemon" in other.stderr) == (exitcodes.REFUSED, True)
+    assert modules_on(hub) == modules_in(cache)
+
+
+def test_what_is_not_whole_never_travels(alice: Person, hub: HubProcess, cache: Path) -> None:
+    failed, locked = (entries.module(number) for number in (4, 5))
+    poisoned = entries.module(6, entries.OLD_NAMESPACE)
+    for name, files in ((failed, ("model.hlo_module.pb", "model.log")), (locked, ("model.hlo_module.pb.lock",))):
+        folder = cache / name.namespace / name.key
+        folder.mkdir()
+        for file in files:
+            (folder / file).write_bytes(b"x")
+    hub.seed_files(REPO, {**files_of(poisoned), f"{poisoned}/model.neff": b"Failed compilation"}, private=True)
+    document = alice.json("synchronize", "--compiler_version", "2.14")
+    assert document["not_pulled"] == [{"name": str(poisoned), "reason": "refused"}]
+    assert not (cache / poisoned.namespace / poisoned.key / "model.neff").exists()
+    assert not {str(failed), str(locked)} & modules_on(hub)
+    assert (cache / locked.namespace / locked.key / "model.hlo_module.pb.lock").exists()
+
+
+def test_the_registry_goes_with_it(alice: Person, hub: HubProcess, cache: Path) -> None:
+    entry = single_entry("org/tiny", "text-generation", CONFIG, NEW_NEURON)
+    file, alias = writing.write(cache, entry, entries.NAMESPACE)
+    alias.unlink()
+    alias.symlink_to(file)  # as optimum-neuron makes it
+    (alias.parent / ("0" * 20 + ".json")).symlink_to("/etc/hostname")
+    assert alice.json("synchronize", "--push")["registry"] == 2
+    on_hub = hub.read_files(REPO)
+    assert {str(path.relative_to(cache)) for path in (file, alias)} == {path for path in on_hub if "0_REGISTRY" in path}
+    assert on_hub[str(alias.relative_to(cache))] == entry.serialize().encode()
+    assert alice.json("synchronize", "--push")["registry"] == 0
+
+
+def test_a_new_host_names_the_compiler(alice: Person, hub: HubProcess, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    done = alice.neff("synchronize", "--pull", "--cache_dir", str(empty))
+    assert (done.returncode, "--compiler_version" in done.stderr) == (exitcodes.FAILED, True)
+    done = alice.neff("synchronize", "--pull", "--cache-dir", str(empty), "--compiler-version", "2.20")
+    assert done.stdout == f"{REPO} and {empty}: 2 pulled\n", done.stderr
+    assert modules_in(empty) == {str(THERE), str(BOTH)}
+
+
+def test_refusals(alice: Person, hub: HubProcess, cache: Path, tmp_path: Path) -> None:
+    reader = Person(tmp_path / "reader", hub.endpoint, hub.token("alice", "read"), NEURON_COMPILE_CACHE_URL=str(cache))
+    none = reader.neff("synchronize")
+    assert (none.returncode, "neff set NAME" in none.stderr) == (exitcodes.REFUSED, True)
+    done = reader.neff("synchronize", "--repo_id", REPO)
+    assert (done.returncode, "no-write-access" in done.stderr) == (exitcodes.REFUSED, True)
+    assert "neff create" in done.stderr
+    assert str(THERE) in modules_in(cache), "what may be done is done"
+    missing = alice.neff("synchronize", "--push", "--repo_id", "alice/none")
+    assert (missing.returncode, "neff create -n alice/none" in missing.stderr) == (exitcodes.NOT_FOUND, True)
+
+
+def test_a_public_repo_only_when_it_is_meant(alice: Person, hub: HubProcess) -> None:
+    hub.seed_files("alice/public", {})
+    done = alice.neff("synchronize", "--push", "--repo_id", "alice/public")
+    assert (done.returncode, "--allow_public" in done.stderr) == (exitcodes.FAILED, True)
+    assert modules_on(hub, "alice/public") == set()
+    done = alice.neff("synchronize", "--push", "--repo_id", "alice/public", "--allow_public")
+    assert done.returncode == exitcodes.OK, done.stderr
+    assert modules_on(hub, "alice/public") == {str(HERE), str(BOTH)}
+
+
+def test_interrupted_and_run_again_it_goes_on(alice: Person, hub: HubProcess, cache: Path) -> None:
+    hub.add_fault(f"POST /api/models/{REPO}/commit/", kind="stall", stall_s=60)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "neff.cli", "synchronize", "--push"], env=alice.environ, stderr=subprocess.DEVNULL
+    )
+    hub.wait_for_requests("POST /api/{type}/{namespace}/{name}/preupload/{revision}", timeout_s=60)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == exitcodes.INTERRUPTED
+    hub.clear_faults()
+    document = alice.json("synchronize", "--push")
+    assert (document["pushed"], document["waiting"]) == (2, 0)
+    assert str(HERE) in modules_on(hub)
+
+
+def test_entries_that_wait_for_another_daemon_are_not_touched(
+    alice: Person, make_host: MakeHost, hub: HubProcess, cache: Path
+) -> None:
+    slow = {"quiet_s": 600, "max_delay_s": 600}
+    with make_host("host", overrides={"cache_dirs": [str(cache)], "upload": slow}) as host:
+        eventually(lambda: host.status()["remotes"][0]["journal"]["waiting"] == 2, "both entries in the journal")
+    done = alice.neff("synchronize")
+    assert (done.returncode, "systemctl start neffd" in done.stderr) == (exitcodes.FAILED, True)
+    with host:
+        assert host.ask("flush", timeout_s=30)[-1] == {"id": 1, "pending": 0, "parked": [], "done": True}
+    assert str(HERE) in modules_on(hub)
+
+
+def test_a_terminal_has_bars(alice: Person) -> None:
+    code, shown = alice.on_terminal("synchronize", NO_COLOR="1")
+    assert code == exitcodes.OK, shown
+    assert "fetched" in shown
+    assert "sent" in shown
