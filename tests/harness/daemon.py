@@ -122,6 +122,7 @@ class Daemon:
         environ |= {"PYTHONPATH": python_path(), "NOTIFY_SOCKET": str(notify), **self.environ}
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, self.log_path.open("ab") as log:
             ready.bind(str(notify))
+            notify.chmod(0o777)  # as systemd's own: the daemon may be another user
             ready.settimeout(_START_S)
             command = [sys.executable, *self._command, "--config", str(config)]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ)

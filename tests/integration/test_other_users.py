@@ -1,0 +1,256 @@
+"""Daemons that are not root, trainers that are others: whole processes, each as the user that it would be."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.harness import entries
+from tests.harness.daemon import PROJECT, Daemon
+from tests.harness.guests import Place, compiling, kill, problems, steps
+from tests.harness.rooms import Room, bind
+from tests.harness.waiting import eventually
+from tests.unit.store.as_user import User
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as several users"),
+    pytest.mark.skipif(shutil.which("setfacl") is None, reason="what is prescribed needs setfacl"),
+]
+
+DAEMON = Room(User(61_000, 61_000))
+# Both in the daemon's group, and strangers to each other.
+MEMBERS = [Room(User(uid, uid, groups=[61_000])) for uid in (61_001, 61_002)]
+OUTSIDER = Room(User(61_003, 61_003))
+SELDOM_S = 30.0
+LONG_S = 60.0
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    DAEMON.skip_unless_possible()
+    with Place() as made:
+        yield made
+
+
+def as_shipped(host: Daemon) -> None:
+    """The cache directory and its neighbour as `systemd/neffd.tmpfiles.conf` has them."""
+    set_up(host, (PROJECT / "systemd" / "neffd.tmpfiles.conf").read_text())
+
+
+def for_everybody(host: Daemon) -> None:
+    """As docs/operations.md has it for any local user."""
+    page = (PROJECT / "docs" / "operations.md").read_text()
+    set_up(host, page.partition("**Any local user.**")[2].split("```")[1])
+
+
+def set_up(host: Daemon, tmpfiles: str) -> None:
+    """Do what lines of `systemd-tmpfiles` say, where that is not installed, too."""
+    ids = {"neffd": DAEMON.user.gid, "root": 0, "-": 0}
+    for line in tmpfiles.splitlines():
+        kind, path, mode, user, group, _, argument = [*line.split(), *[""] * 7][:7]
+        folder = host.cache if path.endswith("cache") else host.cache.with_name(f"{host.cache.name}.neffd")
+        if kind == "d":
+            folder.mkdir(exist_ok=True)
+            os.chown(folder, ids[user], ids[group])
+            folder.chmod(int(mode, 8))
+        elif kind == "a+":
+            subprocess.run(["setfacl", "-m", argument, str(folder)], check=True)
+
+
+def unprepared(place: Place) -> Daemon:
+    """A running daemon whose cache directory everybody may write, without any ACL."""
+    host = place.host("unprepared", DAEMON)
+    os.chown(host.cache, 0, 0)
+    host.cache.chmod(0o777)
+    host.start()
+    return host
+
+
+def is_locked(host: Daemon) -> bool:
+    return any(host.cache.rglob("*.lock"))
+
+
+def test_the_shipped_set_up(place: Place) -> None:
+    """A daemon of its own user; trainers of its group, with umask 077, share with each other and with another host."""
+    host_a, host_b = place.host("a", DAEMON), place.host("b", DAEMON)
+    for host in (host_a, host_b):
+        as_shipped(host)
+        host.start()
+        assert Path(f"/proc/{host.pid}").stat().st_uid == DAEMON.user.uid
+        assert problems(host) == []
+    both = "adam_update,attention_forward"
+    made, said = steps(place.trainer(host_a, MEMBERS[0], graphs=both))
+    assert ([step["compiled"] for step in made], said) == ([True, True], [])
+    assert host_a.ask("flush", timeout_s=20)[-1]["pending"] == 0
+    found, said = steps(place.trainer(host_b, MEMBERS[1], graphs=both))
+    assert ([step["compiled"] for step in found], said) == ([False, False], [])
+    assert [step["neff_sha256"] for step in found] == [step["neff_sha256"] for step in made]
+    for path in host_b.cache.rglob("*"):
+        assert path.stat().st_gid == DAEMON.user.gid, path
+        assert path.stat().st_mode & stat.S_IWGRP, path
+        assert not path.is_dir() or path.stat().st_mode & stat.S_ISGID, path
+    # Everybody of the group can clear what the daemon brought, and compile it and others there.
+    (brought, *_) = (host_b.cache / entries.NAMESPACE).iterdir()
+    MEMBERS[0].user.run(lambda: shutil.rmtree(brought))
+    done, said = steps(place.trainer(host_b, MEMBERS[0], graphs=f"{both},softmax_cross_entropy"))
+    assert (sum(step["compiled"] for step in done), said) == (1, [])
+    done, said = steps(place.trainer(host_b, MEMBERS[1], graphs=f"{both},softmax_cross_entropy"))
+    assert (sum(step["compiled"] for step in done), said) == (0, [])
+
+
+def test_one_member_goes_on_where_another_died(place: Place) -> None:
+    host = place.host("host", DAEMON)
+    as_shipped(host)
+    host.start()
+    first = place.trainer(host, MEMBERS[0], compile_s=LONG_S, lock_probe_s=SELDOM_S)
+    eventually(lambda: place.compilers() == 1, "the compiler runs")
+    other = place.trainer(host, MEMBERS[1], compile_s=0.1, lock_probe_s=SELDOM_S)
+    row = eventually(lambda: compiling(host, waiting=1), "one waits")
+    assert (row["pid"], row["uid"]) == (first.pid, MEMBERS[0].user.uid)
+    kill(first)
+    (step,), said = steps(other)
+    assert (step["compiled"], said) == (True, [])
+    assert host.counter("neffd_stale_locks_cleared") == 1
+    assert not is_locked(host)
+
+
+def test_somebody_outside_of_the_group(place: Place) -> None:
+    """May read what is there, and ask; what is only on a remote is brought although that user could not write it."""
+    host_a, host_b = place.host("a", DAEMON), place.host("b", DAEMON)
+    for host in (host_a, host_b):
+        as_shipped(host)
+        host.start()
+    (made,), _ = steps(place.trainer(host_a, MEMBERS[0]))
+    assert host_a.ask("flush", timeout_s=20)[-1]["pending"] == 0
+    (found,), said = steps(place.trainer(host_b, OUTSIDER))
+    assert (found["compiled"], found["neff_sha256"], said) == (False, made["neff_sha256"], [])
+
+
+def test_a_directory_for_everybody(place: Place) -> None:
+    """Strangers with umask 077 use each other's entries and the daemon's; shared is what a trusted user compiled."""
+    trusted = {"trusted_uids": [MEMBERS[0].user.uid], "quiet_s": 0.2, "settle_s": 0.3}
+    host_a, host_b = (place.host(name, DAEMON, upload=trusted) for name in ("a", "b"))
+    for host in (host_a, host_b):
+        for_everybody(host)
+        host.start()
+    strangers = [Room(User(user.uid, user.gid)) for user in (MEMBERS[0].user, MEMBERS[1].user)]
+    steps(place.trainer(host_a, strangers[0], graphs="adam_update"))
+    both = "adam_update,attention_forward"
+    done, said = steps(place.trainer(host_a, strangers[1], graphs=both))
+    assert ([step["compiled"] for step in done], said) == ([False, True], [])
+    host_a.wait_until_pushed(1)
+    assert eventually(lambda: told(host_a, "untrusted-owner"), "the stranger's is not shared")
+    done, said = steps(place.trainer(host_b, OUTSIDER, graphs=both))
+    assert ([step["compiled"] for step in done], said) == ([False, True], [])
+    for brought in (host_b.cache / entries.NAMESPACE).iterdir():
+        strangers[1].user.run(lambda brought=brought: shutil.rmtree(brought))  # type: ignore[misc]
+
+
+def test_a_socket_that_is_for_one_group(place: Place) -> None:
+    """By name, from a /etc/group that only the daemon sees; whoever may not connect is told so once, and trains on."""
+    groups = place.path / "group"
+    groups.write_text(Path("/etc/group").read_text() + f"trainers:x:{DAEMON.user.gid}:\n")
+    room = Room(DAEMON.user, [bind(groups, "/etc/group")])
+    host = place.host("host", room, socket_mode="0660", socket_group="trainers")
+    as_shipped(host)
+    host.start()
+    done, said = steps(place.trainer(host, MEMBERS[0]))
+    assert ([step["compiled"] for step in done], said) == ([True], [])
+    away = place.work / "cache of an outsider"
+    environ = {"NEURON_COMPILE_CACHE_URL": str(away)}
+    done, said = steps(place.trainer(host, OUTSIDER, graphs="adam_update,attention_forward", environ=environ))
+    assert [step["compiled"] for step in done] == [True, True]
+    assert len(said) == 1
+    assert "no-permission" in said[0]
+
+
+def test_a_directory_that_was_not_prepared(place: Place) -> None:
+    """Folders of a stranger with umask 077: nothing is placed, and the command that is named lets it be placed."""
+    host_a, host_b = place.host("a", DAEMON), unprepared(place)
+    as_shipped(host_a)
+    host_a.start()
+    (made,), _ = steps(place.trainer(host_a, MEMBERS[0]))
+    assert host_a.ask("flush", timeout_s=20)[-1]["pending"] == 0
+    extracting = {"NEURON_EXTRACT_GRAPHS_ONLY": "1"}
+    place.trainer(host_b, OUTSIDER, environ=extracting, hooked=False).communicate(timeout=LONG_S)
+    (entry,) = (host_b.cache / entries.NAMESPACE).iterdir()
+    assert stat.S_IMODE(entry.stat().st_mode) == 0o700
+    (done,), said = steps(place.trainer(host_b, OUTSIDER))
+    assert done["compiled"]
+    assert len(said) == 1
+    assert "cannot-share" in said[0]
+    problem = eventually(lambda: told(host_b, "cannot-share"), "the daemon says what helps")
+    for file in entry.iterdir():
+        file.unlink()
+    subprocess.run(shlex.split(problem["hint"]), check=True)
+    (done,), said = steps(place.trainer(host_b, OUTSIDER))
+    assert (done["compiled"], done["neff_sha256"], said) == (False, made["neff_sha256"], [])
+    OUTSIDER.user.run(lambda: shutil.rmtree(entry))  # it is still that user's own
+
+
+@pytest.mark.parametrize("closed", ["folders", "files"])
+def test_a_directory_of_somebodys_own(place: Place, closed: str) -> None:
+    """What the daemon may not read it reports and leaves alone; after the named command it is shared."""
+    host = place.host("host", DAEMON, scan_s=1)
+    os.chown(host.cache, OUTSIDER.user.uid, OUTSIDER.user.gid)
+    host.start()
+    name = entries.module(1)
+
+    def write() -> None:
+        folder = host.cache / name.namespace / name.key
+        if closed == "files":
+            folder.mkdir(parents=True)
+            for open_folder in (folder, folder.parent):
+                open_folder.chmod(0o755)
+        entries.write(host.cache, name, entries.files(name))
+
+    OUTSIDER.user.run(write)
+    problem = eventually(lambda: told(host, "cannot-read"), "the daemon says what helps")
+    assert not list(place.shared.rglob("model.neff"))
+    subprocess.run(shlex.split(problem["hint"]), check=True)
+    host.wait_until_pushed(1)
+    eventually(lambda: not told(host, "cannot-read"), "nothing is left to report")
+
+
+def test_a_lock_that_cannot_be_seen(place: Place) -> None:
+    """In folders that are closed to the daemon it lets nobody wait and judges nothing: it is as without neffd."""
+    host = unprepared(place)
+    first = place.trainer(host, OUTSIDER, compile_s=2)
+    eventually(lambda: place.compilers() == 1, "the compiler runs")
+    other = place.trainer(host, OUTSIDER, compile_s=2)
+    results = [steps(child) for child in (first, other)]
+    assert [done[0]["compiled"] for done, _ in results] == [True, False]
+    assert [said for _, said in results] == [[], []]
+    assert host.counter("neffd_stale_locks_cleared") == 0
+
+
+def test_a_lock_that_the_daemon_may_not_remove(place: Place) -> None:
+    """Its maker is gone, proven; the daemon says so and what helps, and then the others go on."""
+    host, trainer = unprepared(place), Room(replace(OUTSIDER.user, umask=0o022))
+    first = place.trainer(host, trainer, compile_s=LONG_S, lock_probe_s=SELDOM_S)
+    eventually(lambda: place.compilers() == 1, "the compiler runs")
+    other = place.trainer(host, trainer, compile_s=0.1, lock_probe_s=SELDOM_S)
+    eventually(lambda: compiling(host, waiting=1), "one waits")
+    kill(first)
+    problem = eventually(lambda: told(host, "stale-lock"), "the lock is reported")
+    assert f"process {first.pid}, is gone" in problem["detail"]
+    assert "may not remove it" in problem["detail"]
+    assert is_locked(host)
+    assert other.poll() is None
+    subprocess.run(shlex.split(problem["hint"]), check=True)
+    assert steps(other)[0][0]["compiled"]
+    eventually(lambda: not told(host, "stale-lock"), "nothing is left to report")
+
+
+def told(host: Daemon, reason: str) -> dict[str, str]:
+    """The first problem with this reason that the status shows, empty if there is none."""
+    return next((problem for problem in problems(host) if problem["reason"] == reason), {})
