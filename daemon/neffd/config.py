@@ -60,8 +60,46 @@ class UploadConfig(_Section):
 class FetchConfig(_Section):
     """How entries come in."""
 
-    parallel: Annotated[int, values.whole_number(256)] = 32
+    parallel: Annotated[int, values.whole_number(256)] = 40
+    max_bytes_in_flight: values.SizeBytes = 2**30
     stall_s: Annotated[float, values.seconds(600)] = 5.0
+    pending: bool = True
+
+
+class FailuresConfig(_Section):
+    """What is done about failed compiles."""
+
+    set_aside: bool = True
+    max_retries: Annotated[int, values.whole_number(1000)] = 3
+
+
+class LocksConfig(_Section):
+    """What is done about the locks of those who compile."""
+
+    wait: bool = True
+    clear_stale: bool = True
+    max_waiters_per_uid: Annotated[int, values.whole_number(1_000_000)] = 4096
+
+
+class StoreConfig(_Section):
+    """How much a cache directory may hold, and what goes first."""
+
+    max_bytes: values.OptionalSizeBytes = None
+    max_entries: values.OptionalCount = None
+    min_free_bytes: values.FreeBytes = None
+    high_water: values.Percentage = 95
+    low_water: values.Percentage = 85
+    keep_used_s: Annotated[float, values.seconds(31_536_000)] = 600.0
+    evict_unshared: bool = False
+    old_versions_first: bool = False
+    clear_workdirs_days: values.OptionalCount = None
+
+    @field_validator("low_water")
+    @classmethod
+    def _below_high(cls, low_water: int, info: ValidationInfo) -> int:
+        if low_water > info.data.get("high_water", 100):
+            raise ValueError(f"at most store.high_water, which is {info.data['high_water']}")
+        return low_water
 
 
 class RemoteConfig(_Section):
@@ -145,6 +183,9 @@ class Config(_Section):
     log_level: values.LogLevel = "info"
     upload: UploadConfig = UploadConfig()
     fetch: FetchConfig = FetchConfig()
+    failures: FailuresConfig = FailuresConfig()
+    locks: LocksConfig = LocksConfig()
+    store: StoreConfig = StoreConfig()
     allow_client_remotes: bool = False
     remotes: tuple[RemoteConfig, ...]
 
@@ -309,7 +350,14 @@ _ALLOWED = {
     "model_attributes_type": "a mapping of keys to values",
     "dict_type": "a mapping of keys to values",
 }
-_MODELS: dict[str | int, type[BaseModel]] = {"upload": UploadConfig, "fetch": FetchConfig, "remotes": RemoteConfig}
+_MODELS: dict[str | int, type[BaseModel]] = {
+    "upload": UploadConfig,
+    "fetch": FetchConfig,
+    "failures": FailuresConfig,
+    "locks": LocksConfig,
+    "store": StoreConfig,
+    "remotes": RemoteConfig,
+}
 
 
 def _problem(details: Any, merged: Merged) -> Problem:

@@ -142,6 +142,27 @@ def _size_bytes(value: Any) -> int:
     return size_bytes
 
 
+def _optional_size_bytes(value: Any) -> int | None:
+    return None if value is None else _size_bytes(value)
+
+
+def _optional_count(value: Any) -> int | None:
+    if value is not None and not re.fullmatch(r"[1-9]\d{0,8}", str(value), re.ASCII):
+        raise ValueError("a whole number from 1 to 999999999, or null")
+    return None if value is None else int(value)
+
+
+def _free_bytes(value: Any) -> int | None:
+    return 0 if str(value).strip() == "0" else _optional_size_bytes(value)
+
+
+def percentage(value: Any) -> int:
+    """A whole percentage from 1 to 100."""
+    if not re.fullmatch(r"\d{1,3}", str(value), re.ASCII) or not 0 < int(value) <= 100:
+        raise ValueError("a whole percentage from 1 to 100")
+    return int(value)
+
+
 def _account_id(value: Any, kind: str, look_up: Callable[[str], int]) -> int:
     text = str(value)
     if re.fullmatch(r"\d{1,10}", text, re.ASCII):
@@ -242,6 +263,10 @@ SocketPath = Annotated[Path, BeforeValidator(_socket_path)]
 LoopbackAddress = Annotated[Address | None, BeforeValidator(_loopback_address)]
 OctalMode = Annotated[int, BeforeValidator(_octal_mode)]
 SizeBytes = Annotated[int, BeforeValidator(_size_bytes)]
+OptionalSizeBytes = Annotated[int | None, BeforeValidator(_optional_size_bytes)]
+OptionalCount = Annotated[int | None, BeforeValidator(_optional_count)]
+FreeBytes = Annotated[int | None, BeforeValidator(_free_bytes)]
+Percentage = Annotated[int, BeforeValidator(percentage)]
 GroupName = Annotated[str | None, BeforeValidator(_group_name)]
 Uids = Annotated[tuple[Annotated[int, BeforeValidator(_uid)], ...] | None, BeforeValidator(_as_list)]
 Gids = Annotated[tuple[Annotated[int, BeforeValidator(_gid)], ...] | None, BeforeValidator(_as_list)]

@@ -37,6 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
         if options.check_config:
             print(configuration.render(config), end="")
             return 0
+        if options.forget_remote is not None:
+            from neffd.publish.forget import forget_remote
+
+            forget_remote(config, options.forget_remote, print)
+            return 0
         return _run(config)
     except NeffdError as error:
         print(f"neffd: {error}", file=sys.stderr)
@@ -98,6 +103,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--check-config", action="store_true", help="print the configuration in effect, and start nothing"
+    )
+    parser.add_argument(
+        "--forget-remote",
+        metavar="NAME",
+        help="give up what waits for a remote that is gone for good, and start nothing",
     )
     parser.add_argument("--version", action="version", version=f"neffd {__version__}")
     return parser

@@ -7,11 +7,13 @@ from typing import Any
 from neffd.catalog.catalog import Catalog
 from neffd.config import RemoteConfig
 from neffd.fetch.fetcher import Fetcher
+from neffd.fetch.refusals import Refusals
 from neffd.publish.collect import Collector
 from neffd.publish.push import Pusher
 from neffd.remotes.base import Remote
 from neffd.serve.status import Problems
 from neffd.store.root import CacheRoot
+from neffd.store.space import Space
 
 # The status document must fit into one line of the local protocol.
 _PARKED_SHOWN = 100
@@ -20,10 +22,13 @@ _PARKED_SHOWN = 100
 class ManagedRoot:
     """One cache directory with what serves it."""
 
-    def __init__(self, root: CacheRoot, fetcher: Fetcher, collector: Collector, problems: Problems) -> None:
+    def __init__(
+        self, root: CacheRoot, fetcher: Fetcher, collector: Collector, space: Space, problems: Problems
+    ) -> None:
         self.root = root
         self.fetcher = fetcher
         self.collector = collector
+        self.space = space
         self.problems = problems
 
     def status(self) -> dict[str, Any]:
@@ -35,6 +40,7 @@ class ManagedRoot:
             "inode": inode,
             "staging": str(self.root.staging),
             "entries": {state: counts[state] for state in ("ready", "compiling", "pending", "failed")},
+            "space": self.space.status(),
             "problems": self.problems.status(),
         }
 
@@ -42,15 +48,18 @@ class ManagedRoot:
 class ManagedRemote:
     """One remote with its catalog and, where we may write, its pusher."""
 
-    def __init__(self, config: RemoteConfig, remote: Remote, catalog: Catalog, pusher: Pusher | None) -> None:
+    def __init__(
+        self, config: RemoteConfig, remote: Remote, catalog: Catalog, pusher: Pusher | None, refusals: Refusals
+    ) -> None:
         self.config = config
         self.remote = remote
         self.catalog = catalog
         self.pusher = pusher
+        self._refusals = refusals
 
     def status(self) -> dict[str, Any]:
         pusher = self.pusher
-        trouble = self.catalog.trouble or (pusher.trouble if pusher else None)
+        trouble = self.catalog.trouble or (pusher.trouble or pusher.writes.reason if pusher else None)
         parked = list(pusher.parked.values()) if pusher else []
         return {
             "name": self.remote.name,
@@ -59,7 +68,12 @@ class ManagedRemote:
             "available": self.catalog.trouble is None,
             "reason": trouble,
             "can_write": bool(pusher.access and pusher.access.can_write) if pusher else False,
+            "breaker": {
+                "read": self.catalog.reads.status(),
+                "write": pusher.writes.status() if pusher else None,
+            },
             "catalog": self.catalog.status(),
+            "refused": self._refusals.status(self.remote.name),
             "journal": {
                 "waiting": pusher.waiting if pusher else 0,
                 "oldest_s": round(pusher.oldest_s, 1) if pusher and pusher.oldest_s is not None else None,

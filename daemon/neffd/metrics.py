@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+if TYPE_CHECKING:
+    from neffd.breaker import Breaker
 
 
 class Metrics:
@@ -53,15 +58,65 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self.failed_compiles = Counter(
+            "neffd_failed_compiles",
+            "Failed compiles found in cache directories, by what was done and by what their log tells.",
+            ["action", "reason"],
+            registry=self.registry,
+        )
+        self.stale_locks = Counter(
+            "neffd_stale_locks_cleared", "Locks removed because their maker is gone.", registry=self.registry
+        )
+        self.waits = Counter(
+            "neffd_waits",
+            "Waits of trainers for another process's compile, by how they ended.",
+            ["end"],
+            registry=self.registry,
+        )
+        self.client_failures = Counter(
+            "neffd_client_failures",
+            "Questions that trainers could not put to the daemon, told at their next greeting.",
+            ["reason"],
+            registry=self.registry,
+        )
         self.scans = Counter("neffd_scans", "Scans of cache directories.", ["why"], registry=self.registry)
+        self.evicted_entries = Counter("neffd_evicted_entries", "Entries removed to make room.", registry=self.registry)
+        self.evicted_bytes = Counter(
+            "neffd_evicted_bytes", "Bytes of entries removed to make room.", registry=self.registry
+        )
+        self.cache_bytes = self._cache_gauge("neffd_cache_bytes", "Size of all entries of a cache directory.")
+        self.cache_entries = self._cache_gauge(
+            "neffd_cache_entries", "Entries of a cache directory, in whatever state."
+        )
+        self.cache_free_bytes = self._cache_gauge("neffd_cache_free_bytes", "What is free on its file system.")
+        self.not_evicted = Gauge(
+            "neffd_not_evicted",
+            "Entries that had to stay when there was too much, by reason; 0 while there is room.",
+            ["cache_dir", "reason"],
+            registry=self.registry,
+        )
         self.connections = Gauge("neffd_connections", "Clients connected now.", registry=self.registry)
         self.journal_waiting = Gauge(
             "neffd_journal_waiting", "Entries that still have to reach a remote.", ["remote"], registry=self.registry
         )
 
+        self._breakers = Gauge(
+            "neffd_remote_breaker",
+            "Whether a remote is given a rest on that side: 0 closed, 1 half-open, 2 open.",
+            ["remote", "side"],
+            registry=self.registry,
+        )
+
+    def watch_breaker(self, remote: str, side: str, breaker: Breaker) -> None:
+        """Show the state of one side of a remote, as it is when somebody looks."""
+        self._breakers.labels(remote, side).set_function(lambda: breaker.state.level)
+
     def value(self, sample: str, **labels: str) -> float:
         """The present value of one sample, 0 if it was never touched."""
         return self.registry.get_sample_value(sample, labels) or 0.0
+
+    def _cache_gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(name, text, ["cache_dir"], registry=self.registry)
 
     def _remote_counter(self, name: str, text: str) -> Counter:
         return Counter(name, text, ["remote"], registry=self.registry)

@@ -20,6 +20,10 @@ NAMES = (
     "before-confirmation",  # the remote has it, we do not know yet
     "after-confirmation",
     "journal-deleted",
+    "eviction-noted",  # the database knows that an entry is going to be removed
+    "eviction-unmarked",  # its ready mark is gone, its other files are there
+    "eviction-emptied",  # its files are gone, its folder is there
+    "migrating",  # in the middle of a change of the database's schema
 )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import logging
 import os
 import time
@@ -13,15 +15,22 @@ from typing import Any
 from neff.keys import ModuleName
 from neff.protocol import Message
 from neffd import __version__
+from neffd.breaker import Breakers
+from neffd.care.care import Care
 from neffd.catalog.catalog import Catalog
 from neffd.catalog.saved import SavedListings
+from neffd.compiles.board import Place
+from neffd.compiles.building import keeper_of
 from neffd.config import Config, RemoteConfig
 from neffd.fetch.fetcher import Fetcher, Source
+from neffd.fetch.refusals import Refusals
 from neffd.managed import ManagedRemote, ManagedRoot
 from neffd.metrics import Metrics
 from neffd.notify import Notifier
+from neffd.publish import receipt
+from neffd.publish.audience import Audience
 from neffd.publish.batch import Item, Limits
-from neffd.publish.collect import Audience, Collector
+from neffd.publish.collect import Collector
 from neffd.publish.journal import Journal, Parked
 from neffd.publish.push import Pusher
 from neffd.publish.take import Trust
@@ -29,11 +38,17 @@ from neffd.remotes.base import RemoteUnavailable
 from neffd.remotes.opening import open_remote
 from neffd.serve.http import HttpServer
 from neffd.serve.listener import Listener
-from neffd.serve.session import Resolver, Session
+from neffd.serve.operations import standard
+from neffd.serve.operations.compiles import of_keeper
+from neffd.serve.operations.why import Why
+from neffd.serve.session import Operation, Resolver, Session
 from neffd.serve.status import Problems, counters
+from neffd.slots import Line
+from neffd.store import workdirs
 from neffd.store.database import Database
 from neffd.store.index import Index
 from neffd.store.root import CacheRoot
+from neffd.store.space import Space, limits_of, policy_of
 from neffd.store.staging import clean_staging, own_staging
 from neffd.tasks import Tasks
 
@@ -60,6 +75,7 @@ class Service:
         self.metrics = Metrics()
         self.tasks = Tasks(self._on_crash)
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="neffd-worker")
+        self._line = Line(config.fetch.parallel, config.fetch.max_bytes_in_flight)
         self._roots: list[ManagedRoot] = []
         self._remotes: list[ManagedRemote] = []
         self._sources: list[Source] = []
@@ -76,7 +92,14 @@ class Service:
     async def run(self, notifier: Notifier | None = None) -> int:
         """Start, serve until `stop`, and return the exit code. Raises NeffdError if starting is not possible."""
         notifier = notifier or Notifier({})
-        self._database = Database(self._config.state_dir)
+        loop = asyncio.get_running_loop()
+
+        def on_damage(error: BaseException) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended; so have we
+                loop.call_soon_threadsafe(self._on_crash, "database", error)
+
+        self._database = Database(self._config.state_dir, on_damage)
+        self._care = Care(self._database, self.metrics, self._workers, self.tasks, self._catalogs, self._clock)
         try:
             await self._start()
             self.tasks.start(notifier.keep_alive(), name="watchdog")
@@ -95,11 +118,27 @@ class Service:
             log.info("removed our own left-over lock %s", lock)
         roots = [await self._in_worker(CacheRoot, path) for path in self._config.cache_dirs]
         self._staging_locks = [await self._in_worker(own_staging, root) for root in roots]
+        recovered = await self._in_worker(receipt.recover, self._journal, roots)
+        if recovered:
+            log.warning("the journal was lost; noted again from the staging folders: %d entries", recovered)
         pinned = await self._in_worker(self._journal.folders_blocking)
         for root in roots:
             await self._in_worker(clean_staging, root, pinned)
+        self._refusals = Refusals(self._database)
+        await self._refusals.load()
         self._open_remotes()
         self._roots = [self._manage(root, index) for root in roots]
+        self._keeper = keeper_of(
+            self._roots,
+            self._config.locks,
+            self._database,
+            index,
+            self.tasks,
+            self.metrics,
+            self._workers,
+            on_compiled=lambda place, pid, uid, seconds: self._care.history.compiled(*place, pid, uid, seconds),
+            clock=self._clock,
+        )
         self._orphans = await self._find_orphans()
         for remote, names in self._orphans.items():
             log.warning(
@@ -107,12 +146,18 @@ class Service:
                 len(names),
                 remote,
             )
-        await self._listener.start(lambda: Session(self))
+        operations = self._operations()
+        await self._listener.start(lambda: Session(self, operations, self._care.tell))
         if self._config.http is not None:
             self.http_address = str(await self._http.start(self._config.http.host, self._config.http.port))
         self._start_tasks()
+        self.tasks.start(self._in_worker(self._database.check_blocking), name="check")
         served, remotes = [str(root.path) for root in roots], [managed.remote.name for managed in self._remotes]
         log.info("neffd %s serves %s on %s, remotes %s", __version__, served, self._config.socket, remotes)
+
+    def _operations(self) -> dict[str, Operation]:
+        locks = of_keeper(self._keeper, waits=self._config.locks.wait)
+        return {**standard(self), "why": Why(self._care), **locks}
 
     def _open_remotes(self) -> None:
         for config in self._config.remotes:
@@ -123,11 +168,13 @@ class Service:
     def _open_remote(self, config: RemoteConfig) -> ManagedRemote:
         upload = self._config.upload
         remote = open_remote(config, self._config.state_dir)
-        catalog = Catalog(
-            remote, self.tasks, self.metrics, SavedListings(self._database), poll_s=config.poll_s, clock=self._clock
-        )
+        breakers = Breakers(self._clock)
+        self.metrics.watch_breaker(remote.name, "read", breakers.read)
+        saved, reads = SavedListings(self._database), breakers.read
+        catalog = Catalog(remote, self.tasks, self.metrics, saved, poll_s=config.poll_s, clock=self._clock, reads=reads)
         if not config.can_write:
-            return ManagedRemote(config, remote, catalog, None)
+            return ManagedRemote(config, remote, catalog, None, self._refusals)
+        self.metrics.watch_breaker(remote.name, "write", breakers.write)
         pusher = Pusher(
             remote,
             self._journal,
@@ -135,27 +182,48 @@ class Service:
             Limits(upload.quiet_s, upload.max_delay_s, upload.max_bytes, upload.max_files),
             allow_public=config.allow_public,
             existing=upload.existing,
-            is_refused=lambda name: any(root.fetcher.is_refused(remote.name, name) for root in self._roots),
+            is_refused=lambda name: self._refusals.stands(catalog, name, look=True),
+            writes=breakers.write,
+            on_outcome=functools.partial(self._care.delivered, remote.name),
             clock=self._clock,
         )
-        return ManagedRemote(config, remote, catalog, pusher)
+        return ManagedRemote(config, remote, catalog, pusher, self._refusals)
 
     def _manage(self, root: CacheRoot, index: Index) -> ManagedRoot:
         upload, fetch = self._config.upload, self._config.fetch
         problems = Problems(str(root.path))
+        space = Space(
+            root,
+            index,
+            self.metrics,
+            self._workers,
+            limits=limits_of(self._config.store, root),
+            policy=policy_of(self._config.store),
+            copies=self._copies,
+            is_settling=lambda name: collector.is_settling(name),
+            on_evicted=lambda name: self._care.history.note(root.path, name, "evicted"),
+            on_problem=problems.note,
+            on_healed=problems.over,
+        )
         fetcher = Fetcher(
             root,
             self._sources,
             index,
+            self._refusals,
             self.tasks,
             self.metrics,
             self._workers,
-            parallel=fetch.parallel,
+            line=self._line,
+            space=space,
             stall_s=fetch.stall_s,
+            elsewhere=lambda: [managed.root for managed in self._roots],
             clock=self._clock,
             on_problem=problems.note,
             on_healed=problems.over,
         )
+        trust = Trust.of(root.path, upload.trusted_uids, upload.trusted_gids)
+        fetch_calmly = functools.partial(fetcher.resolve, urgent=False)
+        care = self._care.look_after(root, self._config, trust, fetch=fetch_calmly, on_problem=problems.note)
         collector = Collector(
             root,
             index,
@@ -163,17 +231,33 @@ class Service:
             self.metrics,
             self._workers,
             audience=self._audience,
-            trust=Trust.of(root.path, upload.trusted_uids, upload.trusted_gids),
+            trust=trust,
             settle_s=upload.settle_s,
             scan_s=self._config.scan_s,
             on_taken=self._on_taken,
-            on_unlocked=fetcher.nudge,
+            on_unlocked=lambda name: self._unlocked(Place(str(root.path), name), fetcher),
             on_namespace=self._use_namespace,
+            on_look=lambda name, looks: care.saw(name, looks) if space.saw(name, looks) else None,
+            on_scanned=space.scanned,
+            compile_s=care.compile_s,
             on_problem=problems.note,
             on_healed=problems.over,
             clock=self._clock,
         )
-        return ManagedRoot(root, fetcher, collector, problems)
+        return ManagedRoot(root, fetcher, collector, space, problems)
+
+    def _copies(self, name: ModuleName) -> tuple[int, int]:
+        """How many remotes hold an entry that can be used: those that answer, those that do not just now."""
+        usable = [
+            catalog
+            for remote, catalog in self._catalogs()
+            if catalog.knows(*name) and not self._refusals.noted(remote, name)
+        ]
+        away = sum(catalog.trouble is not None for catalog in usable)
+        return len(usable) - away, away
+
+    def _catalogs(self) -> list[tuple[str, Catalog]]:
+        return [(managed.remote.name, managed.catalog) for managed in self._remotes]
 
     def _audience(self) -> Audience:
         writable = [managed.config for managed in self._remotes if managed.pusher is not None]
@@ -184,11 +268,17 @@ class Service:
         )
 
     def _start_tasks(self) -> None:
+        self._care.start()
+        self.tasks.start(self._keeper.run(), name="keeper")
         for managed in self._roots:
             self.tasks.start(managed.collector.run(), name=f"collect-{managed.root.path}")
             self.tasks.start(managed.fetcher.run(), name=f"fetcher-{managed.root.path}")
+            self.tasks.start(managed.space.run(), name=f"space-{managed.root.path}")
         for remote in self._remotes:
             self._start_remote(remote)
+        days = self._config.store.clear_workdirs_days
+        if days is not None:
+            self.tasks.start(workdirs.run(days * 86_400.0, self._workers), name="workdirs")
 
     def _start_remote(self, managed: ManagedRemote) -> None:
         name = managed.remote.name
@@ -210,6 +300,7 @@ class Service:
             log.warning("did not end in time: %s", ", ".join(stuck))
         for remote in self._remotes:
             await remote.remote.close()
+        await self._care.stop()
         self._workers.shutdown(wait=False, cancel_futures=True)
         self._database.close()
         for lock in self._staging_locks:
@@ -225,7 +316,7 @@ class Service:
 
     def _on_crash(self, name: str, error: BaseException) -> None:
         """Rather end with a clear message than go on half alive; systemd starts us again."""
-        if not name.startswith(("collect-", "fetcher-", "catalog-", "push-")):
+        if not name.startswith(("collect-", "fetcher-", "space-", "database", "catalog-", "push-", "keeper")):
             return
         log.critical("stopping: %s failed: %s", name, error)
         self._exit_code = 1
@@ -235,7 +326,12 @@ class Service:
         for managed in self._remotes:
             managed.catalog.use(namespace)
 
-    def _on_taken(self, item: Item, remotes: Collection[str]) -> None:
+    def _unlocked(self, place: Place, fetcher: Fetcher) -> None:
+        fetcher.nudge()
+        self._keeper.unlocked(place)
+
+    def _on_taken(self, name: ModuleName, item: Item, remotes: Collection[str]) -> None:
+        self._care.taken(name, remotes)
         for managed in self._remotes:
             if managed.pusher is not None and managed.remote.name in remotes:
                 managed.pusher.add(item)
@@ -243,7 +339,7 @@ class Service:
     async def _in_worker(self, work: Callable[..., Any], *args: object) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._workers, work, *args)
 
-    # What sessions and pages ask (neffd.serve.session.Host, neffd.serve.http.StatusSource).
+    # What sessions, operations and pages ask (serve.session.Host, serve.operations.Daemon, serve.http.StatusSource).
 
     def find_root(self, hello: Message) -> tuple[Resolver | None, str | None, str | None]:
         """The managed directory that a client means: the same directory, under whatever path."""
@@ -358,6 +454,7 @@ class Service:
                 for managed in self._roots
                 for flight in managed.fetcher.flights.under_way()
             ],
+            "compiling": self._keeper.status(),
             "counters": counters(self.metrics),
         }
 

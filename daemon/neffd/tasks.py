@@ -11,6 +11,33 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+class Wake:
+    """What a task sleeps on that has something to do now and then.
+
+    Not `asyncio.wait_for(event.wait(), …)`: up to Python 3.11 that loses a cancellation which comes together with the
+    event, and the task then runs on while everybody waits for its end.
+    """
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def set(self) -> None:
+        """There is something to do."""
+        self._event.set()
+
+    async def wait(self, at_most_s: float | None = None) -> None:
+        """Until there is something to do, or for `at_most_s`; what was set before counts, once."""
+        timer = None
+        if at_most_s is not None:
+            timer = asyncio.get_running_loop().call_later(max(0.0, at_most_s), self._event.set)
+        try:
+            await self._event.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+        self._event.clear()
+
+
 class Tasks:
     """Owns tasks: starts them by name, reports the ones that crash, ends them together.
 

@@ -11,11 +11,24 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.bench.catalogs import bench_catalogs
+from tests.bench.eviction import bench_eviction
 from tests.bench.hub_reference import bench_hub
+from tests.bench.local_hits import bench_local_hits
 from tests.bench.lookups import bench_lookups
 from tests.bench.measure import Figure
+from tests.bench.waits import bench_waits
+from tests.bench.ways_down import bench_ways
 
-_BENCHES = {"lookups": bench_lookups, "hub": bench_hub}
+_BENCHES = {
+    "eviction": bench_eviction,
+    "hits": bench_local_hits,
+    "lookups": bench_lookups,
+    "waits": bench_waits,
+    "catalogs": bench_catalogs,
+    "hub": bench_hub,
+    "ways": bench_ways,
+}
 
 
 def main() -> int:

@@ -238,7 +238,7 @@ def test_a_daemon_that_is_stopped_costs_a_trainer_bounded_waits(make_daemon: Mak
 
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
-@pytest.mark.parametrize("full", ["state", "cache"])
+@pytest.mark.parametrize("full", ["state", "cache", "cache but for the reserve"])
 def test_a_full_disk_is_a_reported_problem_and_heals(
     make_daemon: MakeDaemon, shared: Path, full: str, tmp_path: Path
 ) -> None:
@@ -251,15 +251,16 @@ def test_a_full_disk_is_a_reported_problem_and_heals(
         if full == "state":
             host.config["state_dir"] = str(disk / "state")
         else:
+            host.config["store"] = {"min_free_bytes": 0 if full == "cache" else None}
             host.cache = disk / "cache"
             host.config["cache_dirs"] = [str(host.cache)]
         with host:
             other = entries.module(2)
             entries.write(shared, other, entries.files(other, seed=2))
             filler = disk / "filler"
-            if full == "cache":
+            if full != "state":
                 _fill(filler)
-                assert fetch(host, other)["reason"] == "disk"
+                assert fetch(host, other)["reason"] == ("disk" if full == "cache" else "disk-nearly-full")
                 assert not (host.cache / other.namespace / other.key).exists()
                 filler.unlink()
             else:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tests.harness import entries
-from tests.harness.daemon import Daemon
+from tests.harness.daemon import Daemon, python_path
 from tests.harness.waiting import eventually
 from tests.integration.conftest import MakeDaemon
 
@@ -51,6 +56,37 @@ def test_rows_of_a_remote_that_is_gone_are_shown_and_kept(make_daemon: MakeDaemo
     host.start()
     host.wait_until_pushed(1, "old-name")
     assert host.status()["orphaned"] == []
+
+
+def test_what_waits_for_a_remote_that_is_gone_for_good_can_be_given_up(make_daemon: MakeDaemon, tmp_path: Path) -> None:
+    away, there = tmp_path / "away", tmp_path / "there"
+    host = make_daemon("a", remotes=[remote("gone", away), remote("there", there)])
+    host.start()
+    entries.write(host.cache, NAME, entries.files(NAME))
+    eventually(lambda: [seen["journal"]["waiting"] for seen in host.status()["remotes"]] == [1, 1], "both to wait")
+    assert "already-running" in forget(host, "gone", 1)
+    assert host.stop() == 0
+    assert "remote-configured" in forget(host, "gone", 1)
+    del host.config["remotes"][0]
+    assert "0 entries" in forget(host, "gon", 0)
+    assert "1 entries wait for remote 'gone'" in forget(host, "gone", 0)
+    assert "0 entries" in forget(host, "gone", 0)
+    there.mkdir()
+    host.start()
+    assert host.status()["orphaned"] == []
+    host.wait_until_pushed(1, "there")
+    assert entries.shared(entries.read(there, NAME)) == entries.files(NAME)
+
+
+def forget(host: Daemon, name: str, code: int) -> str:
+    """What `neffd --forget-remote` says with the host's configuration."""
+    config = host.home / "forget.yaml"
+    config.write_text(yaml.safe_dump(host.config))
+    command = [sys.executable, "-m", "neffd", "--config", str(config), "--forget-remote", name]
+    environ = {**os.environ, "PYTHONPATH": python_path()}
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=30, check=False)
+    assert done.returncode == code, done.stderr
+    return done.stdout + done.stderr
 
 
 def test_an_own_entry_is_not_given_up_for_a_copy_that_was_refused(make_daemon: MakeDaemon, shared: Path) -> None:

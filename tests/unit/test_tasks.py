@@ -8,7 +8,7 @@ import gc
 
 import pytest
 
-from neffd.tasks import Tasks
+from neffd.tasks import Tasks, Wake
 
 
 async def _fail() -> None:
@@ -66,3 +66,27 @@ async def test_stop_ends_everything_and_names_what_does_not_end() -> None:
     release.set()
     await asyncio.wait_for(stuck, 5)
     assert await tasks.stop(0.05) == []
+
+
+async def test_a_sleeper_wakes_when_there_is_something_to_do_and_when_its_time_is_over() -> None:
+    wake = Wake()
+    wake.set()
+    wake.set()
+    await wake.wait()  # once for both
+    sleeper = Tasks().start(wake.wait(), name="sleeper", watched=True)
+    await asyncio.sleep(0)
+    assert not sleeper.done()
+    wake.set()
+    await sleeper
+    await wake.wait(at_most_s=0.0)
+    assert not asyncio.all_tasks() - {asyncio.current_task()}
+
+
+async def test_a_sleeper_that_is_cancelled_while_it_wakes_ends() -> None:
+    wake = Wake()
+    sleeper = Tasks().start(wake.wait(at_most_s=60.0), name="sleeper", watched=True)
+    await asyncio.sleep(0)
+    wake.set()
+    sleeper.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sleeper
