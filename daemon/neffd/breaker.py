@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from neffd.remotes.base import BEING_REWRITTEN, RemoteUnavailable
+from neffd.remotes.base import BEING_REWRITTEN, STILL_LISTING, RemoteUnavailable
 from neffd.retry import Backoff
 
 FIRST_S = 1.0
@@ -29,8 +29,8 @@ _SOON_S = 1.0
 # No answer in time means little while bytes of the same remote arrived so lately: the line is busy.
 _BUSY_LINE_S = 5.0
 _OF_THE_HOST = frozenset({"unreachable", "name-not-found", "tls-failed", "no-directory", "stale-mount"})
-# One entry's trouble, or the end of its asker.
-_ONE_ENTRYS = frozenset({BEING_REWRITTEN, "revision-gone", "entry-gone", "cancelled"})
+# One entry's trouble, a large remote that is being read, or the end of an asker.
+_NO_TROUBLE = frozenset({BEING_REWRITTEN, STILL_LISTING, "revision-gone", "entry-gone", "cancelled"})
 
 
 class State(str, Enum):
@@ -216,6 +216,6 @@ class Breakers:
     """Both sides of one remote."""
 
     def __init__(self, clock: Callable[[], float], jitter: Callable[[], float] = random.random) -> None:
-        self.read = Breaker(clock, jitter, spare_transfers=SPARE_TRANSFERS, excused=_ONE_ENTRYS)
+        self.read = Breaker(clock, jitter, spare_transfers=SPARE_TRANSFERS, excused=_NO_TROUBLE)
         self.write = Breaker(clock, jitter)
         self.read._peer, self.write._peer = self.write, self.read

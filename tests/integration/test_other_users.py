@@ -194,6 +194,7 @@ def test_a_directory_that_was_not_prepared(place: Place) -> None:
     subprocess.run(shlex.split(problem["hint"]), check=True)
     (done,), said = steps(place.trainer(host_b, OUTSIDER))
     assert (done["compiled"], done["neff_sha256"], said) == (False, made["neff_sha256"], [])
+    eventually(lambda: not told(host_b, "cannot-share"), "nothing is left to report")
     OUTSIDER.user.run(lambda: shutil.rmtree(entry))  # it is still that user's own
 
 

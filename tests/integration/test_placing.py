@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 
 import pytest
 
 from neffd.layouts import xla
 from tests.harness import entries
-from tests.harness.daemon import Daemon
+from tests.harness.daemon import Daemon, RawClient
 from tests.harness.waiting import eventually
 from tests.integration.conftest import MakeDaemon
 
@@ -44,6 +46,20 @@ def test_it_goes_in_when_the_lock_goes(host: Daemon) -> None:
     eventually(lambda: entries.read(host.cache, NAME) == expected, "the fetched entry")
     eventually(lambda: not _staged(host), "an empty staging folder")
     assert _ask(host)[0] == "ready"
+
+
+def test_it_goes_in_for_the_next_holder_of_the_lock(host: Daemon) -> None:
+    folder = host.cache / NAME.namespace / NAME.key
+    (folder / "new.lock").touch()
+    os.replace(folder / "new.lock", folder / xla.LOCK)  # noqa: PTH105, never without a lock, so nothing could go in before
+    with contextlib.closing(RawClient(host.socket, {"root": str(host.cache)})) as client:
+        asked = {"namespace": NAME.namespace, "keys": [NAME.key]}
+        assert client.ask("resolve", **asked)[0]["reason"] == "locked"
+        answer = next(message for message in client.ask("resolve", **asked, holding=[NAME.key]) if "source" in message)
+    assert (answer["state"], answer["source"]) == ("ready", "shared")
+    expected = {**entries.files(NAME, seed=1), "model.hlo_module.pb": b"its own", xla.LOCK: b""}
+    assert entries.read(host.cache, NAME) == expected
+    eventually(lambda: not _staged(host), "an empty staging folder")
 
 
 def test_it_is_dropped_when_the_trainer_was_faster(host: Daemon) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
 from neffd.breaker import FIRST_S, LONGEST_S, SPARE_TRANSFERS, Breaker, BreakerOpen, Breakers, State
-from neffd.remotes.base import BEING_REWRITTEN, EntryRefused, RemoteUnavailable
+from neffd.remotes.base import BEING_REWRITTEN, STILL_LISTING, EntryRefused, RemoteUnavailable
 from tests.unit.clock import Clock
 
 _AWAY, _BUSY = "unreachable", "server-error"
@@ -200,7 +200,10 @@ def test_a_download_that_meets_the_quota_stops_all_reads(both: Breakers) -> None
     assert both.read.retry_s == 40.0
 
 
-@pytest.mark.parametrize("error", [RemoteUnavailable(BEING_REWRITTEN), EntryRefused("short-neff"), OSError("disk")])
+@pytest.mark.parametrize(
+    "error",
+    [RemoteUnavailable(BEING_REWRITTEN), RemoteUnavailable(STILL_LISTING), EntryRefused("short-neff"), OSError("disk")],
+)
 def test_one_broken_entry_is_not_the_remotes_fault(both: Breakers, error: Exception) -> None:
     for _ in range(10):
         with pytest.raises(type(error)), both.read.attempt(is_transfer=True):

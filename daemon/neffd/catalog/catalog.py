@@ -159,6 +159,12 @@ class Catalog:
             await self._together("present", namespace, self._ask_present)
         return key in known.keys
 
+    def learn(self, namespace: str, key: str) -> None:
+        """The remote holds this now: it has just confirmed so."""
+        known = self._of(namespace)
+        known.keys.add(key)
+        known.absent.discard(key)
+
     def forget(self, namespace: str, key: str) -> None:
         """The remote turned out not to hold what we thought."""
         known = self._of(namespace)

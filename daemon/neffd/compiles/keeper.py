@@ -143,7 +143,8 @@ class Keeper:
 
     def unlocked(self, place: Place) -> None:
         """A lock file came or went."""
-        if lockfile.identity(self._path(place)) is None:
+        path = self._path(place)
+        if lockfile.identity(path) is None and not lockfile.is_hidden(path):
             self._gone(place)
 
     def disconnected(self, connection: int) -> None:
@@ -297,7 +298,9 @@ class Keeper:
         return not holder.is_gone and not holder.pid and holder.connection is None
 
     def _identities(self, places: Iterable[Place]) -> dict[Place, LockId | None]:
-        return {place: lockfile.identity(self._path(place)) for place in places}
+        seen = {place: lockfile.identity(self._path(place)) for place in places}
+        # What we may not look at is not gone.
+        return {place: lock for place, lock in seen.items() if lock or not lockfile.is_hidden(self._path(place))}
 
     async def _write_down(self) -> None:
         if not self._ledger.is_dirty:

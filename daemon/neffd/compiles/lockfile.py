@@ -35,6 +35,17 @@ def identity(lock: Path) -> LockId | None:
     return LockId(facts.st_ino & MOST, facts.st_ctime_ns)
 
 
+def is_hidden(lock: Path) -> bool:
+    """Whether nobody here may see if there is a lock: its folder is closed to us."""
+    try:
+        os.lstat(lock)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def owner(lock: Path) -> int | None:
     """The uid of the file, None where there is none."""
     try:

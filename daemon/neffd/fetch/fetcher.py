@@ -100,15 +100,18 @@ class Fetcher:
         self._elsewhere = elsewhere
         self._refusals = refusals
         self._waiting: dict[ModuleName, _Waiting] = {}
+        self._putting_in = asyncio.Lock()
+        self._unshared: set[str] = set()  # namespaces that the last attempt could not place into
         self._nudged = Wake()
         self.flights = Flights(clock)
         self.stopping = False
 
-    def resolve(self, name: ModuleName, *, urgent: bool = True) -> Answer | Flight:
+    def resolve(self, name: ModuleName, *, urgent: bool = True, holding: bool = False) -> Answer | Flight:
         """The answer where it is known at once, else the flight that will bring it.
 
         Args:
             urgent: somebody waits for it; also of a flight that was not until now.
+            holding: the asker has the entry's lock, so that a copy which locks kept out may go in.
         """
         if self._root.is_ready(name):
             self._space.used(name)
@@ -117,46 +120,61 @@ class Fetcher:
             return Answer(False, "stopping")
         if not self._sources:
             return Answer(False, "no-remotes")
-        if name in self._waiting:
+        is_kept_out = name in self._waiting
+        if is_kept_out and not holding:
             return Answer(False, "locked")
-        if all(source.catalog.knows_absent(*name) for source in self._sources):
+        if not is_kept_out and all(source.catalog.knows_absent(*name) for source in self._sources):
             return Answer(False, "not-on-remotes")
         flight, is_new = self.flights.join(name)
         if urgent and not flight.is_urgent:
             flight.is_urgent = True
             self._line.reconsider()
         if is_new:
-            self._tasks.start(self._fly(flight), name=f"fetch-{name.key}")
+            self._tasks.start(self._fly(flight, holding), name=f"fetch-{name.key}")
         return flight
 
     async def run(self) -> None:
         """Until cancelled: place, or drop, what another process's lock kept out when that lock goes."""
         while True:
             await self._nudged.wait(_RETRY_EVERY_S if self._waiting else None)
-            for name, waiting in list(self._waiting.items()):
-                await self._retry(name, waiting)
+            for name in list(self._waiting):
+                await self._retry(name)
 
     def nudge(self) -> None:
         """A lock file came or went."""
         self._nudged.set()
 
-    async def _retry(self, name: ModuleName, waiting: _Waiting) -> None:
+    async def _retry(self, name: ModuleName) -> None:
         try:
-            placement = await self._in_worker(self._place, name, waiting.staged, False)
+            await self._put_in(name, holding=False)
         except (CannotShare, OSError) as error:
             log.warning("%s: %s", name, error)
-            await self._in_worker(fsops.remove_tree, waiting.staged)
-        else:
-            if placement is Placement.LOCKED:
-                return
-            self._count(name, placement, waiting)
-        self._waiting.pop(name, None)
 
-    async def _fly(self, flight: Flight) -> None:
+    async def _put_in(self, name: ModuleName, *, holding: bool) -> Answer | None:
+        """Place a copy that a lock kept out; None if there is none. What cannot be placed is gone afterwards."""
+        async with self._putting_in:  # the owner of the lock may ask while the end of another lock is looked at
+            waiting = self._waiting.get(name)
+            if waiting is None:
+                return None
+            try:
+                placement = await self._in_worker(self._place, name, waiting.staged, holding)
+            except (CannotShare, OSError):
+                await self._in_worker(fsops.remove_tree, waiting.staged)
+                del self._waiting[name]
+                raise
+            if placement is Placement.LOCKED:
+                return Answer(False, "locked")
+            del self._waiting[name]
+        self._count(name, placement, waiting)
+        return Answer(True, source=waiting.source) if placement is Placement.PLACED else READY_HERE
+
+    async def _fly(self, flight: Flight, holding: bool) -> None:
         answer = Answer(False, "stopping")
         try:
-            answer = await self._first_that_works(flight)
+            kept_out = await self._put_in(flight.name, holding=holding)
+            answer = kept_out or await self._first_that_works(flight)
         except CannotShare as error:
+            self._unshared.add(flight.name.namespace)
             self._on_problem("cannot-share", error.detail, error.hint)
             answer = Answer(False, "cannot-share")
         except DiskFull as error:
@@ -323,6 +341,9 @@ class Fetcher:
         log.info("%s from %s: %s, %d bytes", name, entry.source, placement.value, entry.size_bytes)
         if placement is Placement.PLACED:
             self._on_healed("disk")
+            self._unshared.discard(name.namespace)
+            if not self._unshared:
+                self._on_healed("cannot-share")
             self._metrics.fetched_entries.labels(entry.source).inc()
             self._metrics.fetched_bytes.labels(entry.source).inc(entry.size_bytes)
 

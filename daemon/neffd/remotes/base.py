@@ -20,6 +20,8 @@ from neffd.remotes.provenance import FileDigest, Provenance
 
 # The reason of a remote without transactions whose copy of an entry did not fit together: worth one more look.
 BEING_REWRITTEN = "being-rewritten"
+# The reason of a remote that answers, and needs longer to say what it holds than anybody can wait.
+STILL_LISTING = "still-listing"
 
 
 class RemoteUnavailable(Exception):

@@ -36,7 +36,7 @@ _CREDENTIALS = struct.Struct("3i")
 class Resolver(Protocol):
     """What answers for the keys of one cache directory: `neffd.fetch.fetcher.Fetcher`."""
 
-    def resolve(self, name: ModuleName, *, urgent: bool = True) -> Answer | Flight: ...
+    def resolve(self, name: ModuleName, *, urgent: bool = True, holding: bool = False) -> Answer | Flight: ...
 
 
 class Host(Protocol):

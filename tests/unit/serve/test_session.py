@@ -50,7 +50,7 @@ class Host:
     def resolver_for(self, name: ModuleName) -> Resolver | None:
         return self
 
-    def resolve(self, name: ModuleName, *, urgent: bool = True) -> Answer | Flight:
+    def resolve(self, name: ModuleName, *, urgent: bool = True, holding: bool = False) -> Answer | Flight:
         if name.key in self.answers:
             return self.answers[name.key]
         if name.key not in self.flights:

@@ -41,7 +41,7 @@ class Host:
     def find_root(self, hello: Message) -> tuple[Resolver | None, str | None, str | None]:
         return self, "/cache", None
 
-    def resolve(self, name: ModuleName, *, urgent: bool = True) -> Answer | Flight:
+    def resolve(self, name: ModuleName, *, urgent: bool = True, holding: bool = False) -> Answer | Flight:
         if name.key in self.answers:
             return self.answers[name.key]
         self.flights.append(Flight(name, 0.0, asyncio.get_running_loop().create_future()))

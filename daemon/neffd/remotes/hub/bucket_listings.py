@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neffd.remotes.base import STILL_LISTING, RemoteUnavailable
 from neffd.tasks import Tasks
 
 _FILES_PER_PAGE = 1_000
 # A bucket of many pages is listed less often: one request a second leaves most of an account's quota (1,000 in 5 min).
 _PAGE_COST_S = 1.0
+# Less than anybody waits for an answer, so that a long listing is not taken for a Hub that is silent: one in which
+# nothing moves ends by itself.
+_WAIT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Listings:
         return self._known.get(namespace) or await self.fresh(namespace)
 
     async def fresh(self, namespace: str) -> Listing:
-        """One that is fresh as said above. Raises RemoteUnavailable."""
+        """One that is fresh as said above. Raises RemoteUnavailable: STILL_LISTING if it takes over a moment."""
         known = self._known.get(namespace)
         if known is not None and self._clock() < known.fresh_until_s:
             return known
@@ -65,7 +69,10 @@ class Listings:
             running = self._tasks.start(self._list(namespace), name=f"list-{namespace}", watched=True)
             self._running[namespace] = running
             running.add_done_callback(lambda _: self._running.pop(namespace, None))
-        return await asyncio.shield(running)
+        finished, _ = await asyncio.wait({running}, timeout=_WAIT_S)
+        if not finished:
+            raise RemoteUnavailable(STILL_LISTING)
+        return running.result()
 
     async def _list(self, namespace: str) -> Listing:
         into = self._folder / f"keys-{namespace}"

@@ -21,7 +21,7 @@ def resolve(session: Session, number: int, message: Message) -> None:
     flights: dict[str, Flight] = {}
     for key in module_keys:
         name = _name(namespace, key)
-        answer = _ask(session, name)
+        answer = _ask(session, name, holding=key in holding)
         if isinstance(answer, Flight):
             flights[key] = answer
         else:
@@ -38,7 +38,7 @@ def _name(namespace: Any, key: str) -> ModuleName | None:
     return ModuleName(namespace, key) if is_name else None
 
 
-def _ask(session: Session, name: ModuleName | None) -> Answer | Flight:
+def _ask(session: Session, name: ModuleName | None, *, holding: bool) -> Answer | Flight:
     if session.resolver is None:
         return Answer(False, session.reason or "no-cache-dir")
-    return Answer(False, "bad-name") if name is None else session.resolver.resolve(name)
+    return Answer(False, "bad-name") if name is None else session.resolver.resolve(name, holding=holding)

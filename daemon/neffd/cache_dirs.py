@@ -1,0 +1,94 @@
+"""One cache directory put together: who watches it, fetches into it, keeps its size and looks after its failures."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection
+
+from neff.keys import ModuleName
+from neffd.fetch.fetcher import Fetcher
+from neffd.managed import ManagedRoot
+from neffd.publish.batch import Item
+from neffd.publish.collect import Collector
+from neffd.publish.take import Trust
+from neffd.remote_list import RemoteList
+from neffd.resources import Resources
+from neffd.serve.status import Problems
+from neffd.store.root import CacheRoot
+from neffd.store.space import Space, limits_of, policy_of
+
+
+def manage(
+    shared: Resources,
+    remotes: RemoteList,
+    root: CacheRoot,
+    *,
+    others: Callable[[], Collection[CacheRoot]],
+    on_unlocked: Callable[[CacheRoot, ModuleName], None],
+) -> ManagedRoot:
+    """Everything that serves `root`.
+
+    Args:
+        others: the managed cache directories; what one of them holds need not be fetched again.
+        on_unlocked: a lock file in it came or went.
+    """
+    config, care = shared.config, shared.care
+    problems = Problems(str(root.path))
+    trust = Trust.of(root.path, config.upload.trusted_uids, config.upload.trusted_gids)
+    space = Space(
+        root,
+        shared.index,
+        shared.metrics,
+        shared.workers,
+        limits=limits_of(config.store, root),
+        policy=policy_of(config.store),
+        copies=remotes.copies,
+        is_settling=lambda name: collector.is_settling(name),
+        on_evicted=lambda name: care.history.note(root.path, name, "evicted"),
+        on_problem=problems.note,
+        on_healed=problems.over,
+    )
+    fetcher = Fetcher(
+        root,
+        remotes.sources,
+        shared.index,
+        shared.refusals,
+        shared.tasks,
+        shared.metrics,
+        shared.workers,
+        line=shared.line,
+        space=space,
+        stall_s=config.fetch.stall_s,
+        elsewhere=others,
+        clock=shared.clock,
+        on_problem=problems.note,
+        on_healed=problems.over,
+    )
+    fetch_calmly = functools.partial(fetcher.resolve, urgent=False)
+    root_care = care.look_after(root, config, trust, fetch=fetch_calmly, on_problem=problems.note)
+
+    def is_taken(name: ModuleName, item: Item, audience: Collection[str]) -> None:
+        care.taken(name, audience)
+        remotes.add(item, audience)
+
+    collector = Collector(
+        root,
+        shared.index,
+        shared.journal,
+        shared.metrics,
+        shared.workers,
+        audience=remotes.audience,
+        trust=trust,
+        settle_s=config.upload.settle_s,
+        scan_s=config.scan_s,
+        on_taken=is_taken,
+        on_unlocked=lambda name: on_unlocked(root, name),
+        on_namespace=remotes.use_namespace,
+        on_look=lambda name, looks: root_care.saw(name, looks) if space.saw(name, looks) else None,
+        on_scanned=space.scanned,
+        compile_s=root_care.compile_s,
+        on_problem=problems.note,
+        on_healed=problems.over,
+        clock=shared.clock,
+    )
+    return ManagedRoot(root, fetcher, collector, space, problems)

@@ -1,0 +1,213 @@
+"""The remotes of this daemon, nearest first, with what serves each: opened, started, and asked as one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterator
+
+from neff.keys import ModuleName
+from neffd.breaker import Breakers
+from neffd.catalog.catalog import Catalog
+from neffd.catalog.saved import SavedListings
+from neffd.config import RemoteConfig
+from neffd.fetch.fetcher import Source
+from neffd.managed import ManagedRemote
+from neffd.publish.audience import Audience
+from neffd.publish.batch import Item, Limits
+from neffd.publish.journal import Parked
+from neffd.publish.push import Pusher
+from neffd.remotes.base import PublishResult, Remote, RemoteUnavailable
+from neffd.remotes.opening import open_remote
+from neffd.resources import Resources
+
+log = logging.getLogger(__name__)
+
+# Each costs polls and, where it is written, a worker process.
+_MAX_REMOTES = 16
+_IS_THERE = frozenset(result.value for result in PublishResult)
+
+
+class RemoteList:
+    """The configured remotes, and those that clients brought.
+
+    Attributes:
+        sources: what fetchers ask, in the order of preference; changes in place when a client brings a remote.
+        orphans: entries that the journal holds for remotes which nothing is pushed to.
+    """
+
+    def __init__(self, shared: Resources) -> None:
+        self._shared = shared
+        self._remotes: list[ManagedRemote] = []
+        self.sources: list[Source] = []
+        self.orphans: dict[str, list[ModuleName]] = {}
+
+    def __iter__(self) -> Iterator[ManagedRemote]:
+        return iter(self._remotes)
+
+    def open_all(self) -> None:
+        """Open what is configured; raises NeffdError."""
+        for config in self._shared.config.remotes:
+            self._put(len(self._remotes), self._open(config))
+
+    def start(self) -> None:
+        """Begin to look at them, and to push."""
+        for managed in self._remotes:
+            self._start(managed)
+
+    async def close(self) -> None:
+        """Let go of their connections and processes."""
+        for managed in self._remotes:
+            await managed.remote.close()
+
+    async def find_orphans(self) -> None:
+        """Note what waits for remotes that nothing is pushed to: renamed, removed, or read-only now."""
+        journal = self._shared.journal
+        pushed = {managed.remote.name for managed in self._remotes if managed.pusher is not None}
+        self.orphans = {remote: await journal.names_for(remote) for remote in sorted(await journal.remotes() - pushed)}
+        for remote, names in self.orphans.items():
+            log.warning(
+                "%d entries wait for remote %r, which is not configured as read-write; they stay until one is",
+                len(names),
+                remote,
+            )
+
+    def use_client_repo(self, repo: object) -> str | None:
+        """Honour the Hub repo of a client's environment; the reason where that is not to be."""
+        if not isinstance(repo, str) or any(managed.config.repo_id == repo for managed in self._remotes):
+            return None
+        if not self._shared.config.allow_client_remotes or len(self._remotes) >= _MAX_REMOTES:
+            return "repo-not-configured"
+        try:
+            config = RemoteConfig(url=f"hf://{repo}", mode="read-write")
+        except ValueError:
+            return "repo-not-configured"
+        if any(managed.config.name == config.name for managed in self._remotes):
+            return "repo-not-configured"
+        log.info("a client brought the remote %s", repo)
+        managed = self._open(config)
+        self._put(0, managed)  # what a user chose goes before what everybody has
+        self._start(managed)
+        return None
+
+    def use_namespace(self, namespace: str) -> None:
+        """A compiler version is in use on this host."""
+        for managed in self._remotes:
+            managed.catalog.use(namespace)
+
+    def add(self, item: Item, remotes: Collection[str]) -> None:
+        """An entry is in the journal for these remotes."""
+        for managed in self._remotes:
+            if managed.pusher is not None and managed.remote.name in remotes:
+                managed.pusher.add(item)
+
+    def flush(self) -> None:
+        """Send what waits without its quiet time."""
+        for managed in self._remotes:
+            if managed.pusher is not None:
+                managed.pusher.flush()
+
+    @property
+    def waiting(self) -> int:
+        """Deliveries that are queued or under way."""
+        return sum(managed.pusher.waiting for managed in self._remotes if managed.pusher is not None)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a batch is on its way."""
+        return any(managed.pusher is not None and managed.pusher.is_busy for managed in self._remotes)
+
+    def parked(self) -> list[Parked]:
+        """What was set aside for good, and what waits for remotes that are not there."""
+        parked = [kept for managed in self._remotes if managed.pusher for kept in managed.pusher.parked.values()]
+        return parked + [
+            Parked(name, remote, "remote-not-configured") for remote, names in self.orphans.items() for name in names
+        ]
+
+    def audience(self) -> Audience:
+        """For which remotes entries are."""
+        writable = [managed.config for managed in self._remotes if managed.pusher is not None]
+        return Audience(
+            frozenset(config.name for config in writable),
+            frozenset(config.name for config in writable if config.mirror),
+            existing=self._shared.config.upload.existing != "never",
+        )
+
+    def catalogs(self) -> list[tuple[str, Catalog]]:
+        """Name and catalog of each."""
+        return [(managed.remote.name, managed.catalog) for managed in self._remotes]
+
+    def copies(self, name: ModuleName) -> tuple[int, int]:
+        """How many hold an entry that can be used: those that answer, those that do not just now."""
+        usable = [
+            catalog
+            for remote, catalog in self.catalogs()
+            if catalog.knows(*name) and not self._shared.refusals.noted(remote, name)
+        ]
+        away = sum(catalog.trouble is not None for catalog in usable)
+        return len(usable) - away, away
+
+    async def full_names(self, keys: Collection[str]) -> dict[str, list[ModuleName]]:
+        """For each bare key the names under which some remote holds it; every remote is looked at once."""
+        catalogs = [catalog for _, catalog in self.catalogs()]
+        for looked in await asyncio.gather(*(catalog.discover() for catalog in catalogs), return_exceptions=True):
+            if isinstance(looked, RemoteUnavailable):
+                log.info("looking for bare keys: %s", looked)
+            elif isinstance(looked, BaseException):
+                raise looked
+        return {
+            key: [
+                ModuleName(namespace, key)
+                for namespace in sorted({found for catalog in catalogs for found in catalog.namespaces_with(key)})
+            ]
+            for key in keys
+        }
+
+    def _put(self, position: int, managed: ManagedRemote) -> None:
+        self._remotes.insert(position, managed)
+        self.sources.insert(position, Source(managed.remote, managed.catalog))
+
+    def _start(self, managed: ManagedRemote) -> None:
+        name, tasks = managed.remote.name, self._shared.tasks
+        tasks.start(managed.catalog.keep_fresh(), name=f"catalog-{name}")
+        if managed.pusher is not None:
+            tasks.start(managed.pusher.run(), name=f"push-{name}")
+
+    def _open(self, config: RemoteConfig) -> ManagedRemote:
+        shared = self._shared
+        remote = open_remote(config, shared.config.state_dir)
+        breakers = Breakers(shared.clock)
+        shared.metrics.watch_breaker(remote.name, "read", breakers.read)
+        catalog = Catalog(
+            remote,
+            shared.tasks,
+            shared.metrics,
+            SavedListings(shared.database),
+            poll_s=config.poll_s,
+            clock=shared.clock,
+            reads=breakers.read,
+        )
+        pusher = self._pusher(config, remote, catalog, breakers) if config.can_write else None
+        return ManagedRemote(config, remote, catalog, pusher, shared.refusals)
+
+    def _pusher(self, config: RemoteConfig, remote: Remote, catalog: Catalog, breakers: Breakers) -> Pusher:
+        shared, upload = self._shared, self._shared.config.upload
+        shared.metrics.watch_breaker(remote.name, "write", breakers.write)
+
+        def delivered(name: ModuleName, outcome: str) -> None:
+            shared.care.delivered(remote.name, name, outcome)
+            if outcome in _IS_THERE:
+                catalog.learn(*name)
+
+        return Pusher(
+            remote,
+            shared.journal,
+            shared.metrics,
+            Limits(upload.quiet_s, upload.max_delay_s, upload.max_bytes, upload.max_files),
+            allow_public=config.allow_public,
+            existing=upload.existing,
+            is_refused=lambda name: shared.refusals.stands(catalog, name, look=True),
+            writes=breakers.write,
+            on_outcome=delivered,
+            clock=shared.clock,
+        )

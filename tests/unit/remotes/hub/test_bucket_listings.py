@@ -1,0 +1,38 @@
+"""Listings of a bucket: each taken once for all, and a long one is no silence."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neffd.remotes.base import STILL_LISTING, RemoteUnavailable
+from neffd.remotes.hub import bucket_listings
+from neffd.remotes.hub.bucket_listings import Listings
+from neffd.tasks import Tasks
+
+
+async def test_a_long_listing_says_so_and_serves_those_who_come_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket_listings, "_WAIT_S", 0.05)
+    pages, taken, tasks = asyncio.Event(), list[str](), Tasks()
+
+    async def take(namespace: str, into: Path) -> dict[str, Any]:
+        taken.append(namespace)
+        await pages.wait()
+        into.write_text("MODULE_1+a\nMODULE_2+b\n")
+        return {"digest": "d", "files": 10, "took_s": 60.0}
+
+    listings = Listings(take, tmp_path, tasks)
+    for _ in range(2):
+        with pytest.raises(RemoteUnavailable) as waiting:
+            await listings.fresh("ns")
+        assert waiting.value.reason == STILL_LISTING
+    pages.set()
+    monkeypatch.setattr(bucket_listings, "_WAIT_S", 10.0)
+    assert (await listings.fresh("ns")).keys == {"MODULE_1+a", "MODULE_2+b"}
+    assert taken == ["ns"]
+    await tasks.stop(1)
