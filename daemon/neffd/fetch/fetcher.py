@@ -27,7 +27,7 @@ from neffd.fetch.refusals import Refusals
 from neffd.fetch.watching import Watching
 from neffd.layouts import xla
 from neffd.metrics import Metrics
-from neffd.remotes.base import BEING_REWRITTEN, EntryRefused, Fetched, Remote, RemoteUnavailable
+from neffd.remotes.base import BEING_REWRITTEN, EntryRefused, Fetched, Remote, RemoteUnavailable, SpoiltOnTheWay
 from neffd.slots import Line
 from neffd.store import fsops, index
 from neffd.store.index import Index
@@ -244,12 +244,14 @@ class Fetcher:
     async def _fetch(self, flight: Flight, source: Source) -> Answer:
         try:
             return await self._fetch_once(flight, source)
+        except SpoiltOnTheWay as error:
+            log.info("%s from remote %s once more: %s", flight.name, source.remote.name, error)
         except RemoteUnavailable as error:
             if error.reason != BEING_REWRITTEN:
                 raise
-        return await self._fetch_once(flight, source)  # described anew
+        return await self._fetch_once(flight, source, is_last=True)  # described anew
 
-    async def _fetch_once(self, flight: Flight, source: Source) -> Answer:
+    async def _fetch_once(self, flight: Flight, source: Source, *, is_last: bool = False) -> Answer:
         """Bring, verify, place; what was staged is gone afterwards, unless a lock keeps it waiting."""
         await source.catalog.ready_to_fetch(flight.name.namespace)
         reads = source.catalog.reads
@@ -262,7 +264,7 @@ class Fetcher:
                     raise _Gone
                 placement, oddities = await self._in_worker(self._land, flight, fetched, staged, source.remote.name)
         except BaseException as error:
-            if isinstance(error, EntryRefused):
+            if isinstance(error, EntryRefused) and (is_last or not isinstance(error, SpoiltOnTheWay)):
                 await self._refusals.refuse(source.catalog, flight.name, error, staged, self._root.staging)
             await self._in_worker(fsops.remove_tree, staged)
             raise

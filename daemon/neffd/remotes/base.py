@@ -52,6 +52,10 @@ class EntryRefused(Exception):
         self.reason = reason
 
 
+class SpoiltOnTheWay(EntryRefused):
+    """What arrived is not what the remote states: its copy may be sound, and another transfer bring it."""
+
+
 @dataclass(frozen=True)
 class RemoteFile:
     """One file of an entry as the remote lists it, with the digest that the remote itself states, if any.

@@ -66,6 +66,16 @@ def test_it_is_kept_and_not_asked_for_until_it_changed(make_host: MakeHost, hub:
         assert shown(host) == []
 
 
+def test_what_is_spoilt_on_the_way_once_is_fetched_again(make_host: MakeHost, hub: HubProcess) -> None:
+    seed(hub, NAME)
+    with make_host("b") as host:
+        hub.add_fault("GET (/alice/cache/resolve|/content).*", kind="corrupt", times=1)
+        assert fetch(host, NAME) == {str(NAME): "ready"}
+        assert shown(host) == []
+        assert refusals(host) == 0
+        assert "once more: digest-mismatch" in host.log
+
+
 def test_an_own_entry_is_parked_while_the_copy_is_the_refused_one(make_host: MakeHost, hub: HubProcess) -> None:
     seed(hub, NAME)
     with make_host("b") as host:

@@ -8,7 +8,7 @@ import threading
 from io import FileIO
 from pathlib import Path
 
-from neffd.remotes.base import EntryRefused, OutgoingEntry, RemoteFile
+from neffd.remotes.base import EntryRefused, OutgoingEntry, RemoteFile, SpoiltOnTheWay
 from neffd.remotes.provenance import FileDigest
 from neffd.store import fsops
 from neffd.store.root import PART_SUFFIX
@@ -93,7 +93,7 @@ class IncomingFile:
         else:
             is_it = expected.sha256 == sha256
         if not is_it:
-            raise EntryRefused("digest-mismatch", f"{expected.name} is not what the Hub states")
+            raise SpoiltOnTheWay("digest-mismatch", f"{expected.name} is not what the Hub states")
         return FileDigest(self._arrived_bytes, sha256)
 
     def _write(self, piece: bytes) -> None:
