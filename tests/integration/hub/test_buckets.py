@@ -63,6 +63,16 @@ def flush(host: Daemon) -> None:
     assert (answer["pending"], answer["parked"]) == (0, [])
 
 
+def test_what_is_asked_for_while_a_long_listing_is_made(make_bucket_host: MakeBucketHost, hub: HubProcess) -> None:
+    there, missing = entries.module(1), entries.module(2)
+    hub.seed_bucket(BUCKET, {f"{there}/{file}": data for file, data in entries.files(there).items()}, private=True)
+    hub.add_fault(f"GET /api/buckets/.*/tree/{there.namespace.replace('+', '.+')}", kind="stall", times=None)
+    with make_bucket_host("b") as host:
+        fetch_all(host, there)
+        assert fetch(host, missing) == {str(missing): "not-on-remotes"}
+        assert any("tree" in route for route in hub.counters()["requests"]), "a listing was begun"
+
+
 @pytest.mark.parametrize("namespace", [entries.OLD_NAMESPACE, entries.NAMESPACE])
 def test_entries_arrive_byte_for_byte(make_bucket_host: MakeBucketHost, hub: HubProcess, namespace: str) -> None:
     made = {

@@ -8,6 +8,7 @@ sha256: `neffd.json` does.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -25,6 +26,7 @@ from neffd.layouts import xla
 from neffd.remotes import provenance
 from neffd.remotes.base import (
     BEING_REWRITTEN,
+    STILL_LISTING,
     Access,
     EntryFailed,
     Fetched,
@@ -35,7 +37,7 @@ from neffd.remotes.base import (
     RemoteUnavailable,
     Watcher,
 )
-from neffd.remotes.hub.bucket_listings import Listings
+from neffd.remotes.hub.bucket_listings import Listing, Listings
 from neffd.remotes.hub.bucket_publish import BucketPublisher
 from neffd.remotes.hub.bucket_rule import NAMES, Picture, Stored
 from neffd.remotes.hub.files import has_changed
@@ -105,6 +107,7 @@ class HubBucketRemote:
         self._looks = Together(self._look, self._tasks, _ENTRIES_PER_LOOK)
         self._transfers = Together(self._transfer, self._tasks, _ENTRIES_PER_DOWNLOAD)
         self._listings = Listings(self._list, self._scratch, self._tasks, clock)
+        self._looks_without_listing = itertools.count()
         self._statements: OrderedDict[str, Provenance | None] = OrderedDict()
         self._doubtful: OrderedDict[str, None] = OrderedDict()
 
@@ -113,14 +116,22 @@ class HubBucketRemote:
         return Access(found["can_write"], found["public"], found["reason"])
 
     async def version(self, namespace: str) -> str:
-        """A digest of the namespace's listing; `Listings` says what it costs."""
-        return (await self._listings.fresh(namespace)).digest
+        """A digest of the namespace's listing, see `Listings`; while one is made, another text each time."""
+        listing = await self._unless_long(namespace)
+        return f"{STILL_LISTING}-{next(self._looks_without_listing)}" if listing is None else listing.digest
 
     async def keys(self, namespace: str) -> AsyncIterator[list[str]]:
-        yield sorted((await self._listings.latest(namespace)).keys)
+        while (listing := await self._unless_long(namespace)) is None:
+            yield []  # a sign of life
+        yield sorted(listing.keys)
 
     async def present(self, namespace: str, wanted: Sequence[str]) -> frozenset[str]:
-        return (await self._listings.latest(namespace)).keys & frozenset(wanted)  # it was read for the version
+        listing = self._listings.at_hand(namespace)
+        if listing is not None:
+            return listing.keys & frozenset(wanted)
+        names = [ModuleName(namespace, key) for key in wanted]
+        pictures = await self._pictures(names)
+        return frozenset(name.key for name, picture in zip(names, pictures, strict=True) if picture.is_ready(namespace))
 
     async def namespaces(self) -> list[str]:
         found = await self._call(self._lister, "bucket-namespaces")
@@ -158,6 +169,15 @@ class HubBucketRemote:
         workers = (self._lister, self._reader, self._downloader, self._uploader)
         await asyncio.gather(*(worker.close() for worker in workers))
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _unless_long(self, namespace: str) -> Listing | None:
+        """A fresh listing; None where it takes its time."""
+        try:
+            return await self._listings.fresh(namespace)
+        except RemoteUnavailable as error:
+            if error.reason != STILL_LISTING:
+                raise
+        return None
 
     async def _list(self, namespace: str, into: Path) -> dict[str, Any]:
         return await self._call(self._lister, "bucket-list", namespace=namespace, into=str(into))

@@ -15,9 +15,8 @@ from neffd.tasks import Tasks
 _FILES_PER_PAGE = 1_000
 # A bucket of many pages is listed less often: one request a second leaves most of an account's quota (1,000 in 5 min).
 _PAGE_COST_S = 1.0
-# Less than anybody waits for an answer, so that a long listing is not taken for a Hub that is silent: one in which
-# nothing moves ends by itself.
-_WAIT_S = 2.0
+# Whoever has waited this long for a listing rather asks for single keys; one in which nothing moves ends by itself.
+_WAIT_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -55,14 +54,15 @@ class Listings:
         self._known: dict[str, Listing] = {}
         self._running: dict[str, asyncio.Task[Listing]] = {}
 
-    async def latest(self, namespace: str) -> Listing:
-        """The last one, whatever its age; a first one where there is none."""
-        return self._known.get(namespace) or await self.fresh(namespace)
+    def at_hand(self, namespace: str) -> Listing | None:
+        """The last one if it is fresh."""
+        known = self._known.get(namespace)
+        return known if known is not None and self._clock() < known.fresh_until_s else None
 
     async def fresh(self, namespace: str) -> Listing:
         """One that is fresh as said above. Raises RemoteUnavailable: STILL_LISTING if it takes over a moment."""
-        known = self._known.get(namespace)
-        if known is not None and self._clock() < known.fresh_until_s:
+        known = self.at_hand(namespace)
+        if known is not None:
             return known
         running = self._running.get(namespace)
         if running is None:

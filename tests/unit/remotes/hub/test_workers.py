@@ -134,7 +134,7 @@ async def test_killed_in_the_middle(worker: HubWorker, hub: HubServer) -> None:
 
 
 async def test_stopped_in_the_middle(hub: HubServer, tmp_path: Path) -> None:
-    worker = HubWorker(tmp_path / "home", hub.endpoint, stall_s=1.0)
+    worker = HubWorker(tmp_path / "home", hub.endpoint, stall_s=4.0)
     try:
         call, pid = await busy(worker, hub)
         os.kill(pid, signal.SIGSTOP)
