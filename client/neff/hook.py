@@ -98,7 +98,10 @@ class Hook:
         """
         if getattr(self._of_thread, "lookups", 0) > 0:
             return True
-        return module is not None and getattr(self._of_thread, "looked_up", None) == module
+        if module is None:
+            return False
+        path = getattr(self._of_thread, "looked_up", None)
+        return path is not None and _module_of_entry(os.path.dirname(path)) == module
 
     def _wrap_exists(self, original: _Method) -> _Method:
         @functools.wraps(original)
@@ -147,7 +150,7 @@ class Hook:
                 entry = original(cache, *args, **kwargs)
             finally:
                 of_thread.lookups = depth
-            of_thread.looked_up = self.shielded(_module_of_looked_up, entry)
+            of_thread.looked_up = self.shielded(_path_of_looked_up, entry)
             return entry
 
         return lookup
@@ -306,9 +309,10 @@ def _path_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
     return path if isinstance(path, str) else None
 
 
-def _module_of_looked_up(entry: object) -> _Module | None:
+def _path_of_looked_up(entry: object) -> str | None:
+    """Which module's that is, is asked only by who then has to wait: of a local hit every microsecond counts."""
     path = getattr(entry, "hlo_path", None)
-    return _module_of_entry(os.path.dirname(path)) if isinstance(path, str) else None
+    return path if isinstance(path, str) else None
 
 
 def _lock_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> LockId | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ _STARTS = 40
 
 
 def bench_local_hits(folder: Path) -> list[Figure]:
-    """Figures of hits in a cache below `folder`; the best of all rounds, which other processes disturb least."""
+    """Figures of hits in a cache below `folder`: of each hit the best of all rounds, which others disturb least."""
     names = [entries.module(number) for number in range(_ENTRIES)]
     for name in names:
         entries.write(folder / "cache", name, entries.files(name))
@@ -41,20 +42,20 @@ def bench_local_hits(folder: Path) -> list[Figure]:
         cache = stack.CompileCacheFs(stack.CacheUrl(str(folder / "cache"), url_type="fs"))
         copy = str(folder / "copy")
 
-        def hits() -> None:
-            for key in keys:
-                with cache.lookup(key, entries.FLAGS) as entry:
-                    entry.download_neff(copy)
+        def hit(key: str) -> None:
+            with cache.lookup(key, entries.FLAGS) as entry:
+                entry.download_neff(copy)
 
         kinds: dict[str, Callable[[], Hook | None]] = {
             "stock": lambda: None,
             "hook": lambda: Hook(Asker("/nowhere"), Notices()),
             "hook under neff run": lambda: Hook(Asker("/nowhere"), Notices(), tally),
         }
-        best_us = dict.fromkeys(kinds, float("inf"))
+        best = {kind: [float("inf")] * _ENTRIES for kind in kinds}
         for _ in range(_ROUNDS):
             for kind, make in kinds.items():
-                best_us[kind] = min(best_us[kind], _timed_us(stack, make(), hits) / _ENTRIES)
+                best[kind] = list(map(min, best[kind], _timed_us(stack, make(), hit, keys)))
+    best_us = {kind: statistics.mean(each_us) for kind, each_us in best.items()}
     stock = best_us.pop("stock")
     figures = [Figure("local hit, stock", stock, "us")]
     for kind, cost_us in best_us.items():
@@ -62,13 +63,16 @@ def bench_local_hits(folder: Path) -> list[Figure]:
     return [*figures, Figure("a graph's first note under neff run", noting_us, "us"), *_starts()]
 
 
-def _timed_us(stack: Any, hook: Hook | None, work: Callable[[], None]) -> float:
+def _timed_us(stack: Any, hook: Hook | None, work: Callable[[str], None], keys: Sequence[str]) -> list[float]:
     if hook is not None:
         hook.patch(stack)
     try:
-        started = time.perf_counter()
-        work()
-        return (time.perf_counter() - started) * 1e6
+        taken_us = []
+        for key in keys:
+            started = time.perf_counter()
+            work(key)
+            taken_us.append((time.perf_counter() - started) * 1e6)
+        return taken_us
     finally:
         if hook is not None:
             hook.unpatch()
