@@ -29,11 +29,14 @@ _INTRODUCTION = """\
 Made from the parser by `python -m tests.commands_page`; do not edit.
 
 `neff COMMAND --help` says the same. What comes with `pip install neffd` alone is marked *client*; the others need the
-daemon's packages: `pip install 'neffd[daemon]'`. Options with an underscore can be written with a hyphen too.
+daemon's packages: `pip install 'neffd[daemon]'`. Options with an underscore can be written with a hyphen too. All take
+`--socket PATH`, the daemon's socket, before or after the command; without it: `NEFFD_SOCKET`, `/run/neffd/neffd.sock`,
+`$XDG_RUNTIME_DIR/neffd/neffd.sock`.
 
 Output is for a person on a terminal (`NO_COLOR` is honoured), one item a line in a pipe, `name=value` quoted as a shell
 would, and one JSON document with `--json`: its `schema` (now 1) rises when a field changes its meaning or goes away,
-`command` is the command's name. `neff status --json` and `neff why --json` are the daemon's own documents.
+`command` is the command's name. `neff status --json` and `neff why --json` are the daemon's own documents, described in
+[protocol.md](protocol.md).
 
 The Hub is the one of `HF_ENDPOINT`, the login that of `hf auth login` or `HF_TOKEN`. The repo is that of
 `CUSTOM_CACHE_REPO`, else the one saved in `$HF_HOME/optimum_neuron_custom_cache` (by `neff set`, or by optimum-neuron),

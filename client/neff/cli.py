@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command = _COMMANDS.get(args.command, withdaemon)
         code = int(command.run(args))
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the caller, as `>&-` does
+            sys.stdout.flush()
         return code
     except DaemonError as error:
         print(f"neff: {_advice(error, socket_candidates(args.socket))}", file=sys.stderr)
@@ -69,10 +70,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     before, words = run.split(argv)
     if words[:1] != ["run"]:
-        return make_parser(words[:1]).parse_args(argv)
+        return _parsed(make_parser(words[:1]), argv)
     ours, command = run.split(words[1:])
-    args = make_parser().parse_args([*before, "run", *ours])
+    args = _parsed(make_parser(), [*before, "run", *ours])
     args.argv = command
+    return args
+
+
+def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """As `parse_args`; but what a command does not know is told with that command's usage."""
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        _commands(parser)[args.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     return args
 
 
@@ -101,8 +110,11 @@ def make_parser(chosen: Sequence[str] = ()) -> argparse.ArgumentParser:
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
     """The parser of each command, with all its arguments."""
-    actions = make_parser(list(withdaemon.COMMANDS))._actions
-    (commands,) = [action for action in actions if isinstance(action, argparse._SubParsersAction)]
+    return _commands(make_parser(list(withdaemon.COMMANDS)))
+
+
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    (commands,) = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     return dict(commands.choices)
 
 

@@ -65,7 +65,7 @@ class Answers:
         return self._roots[0].fetcher if self._roots else None
 
     async def full_names(self, keys: Collection[str]) -> dict[str, list[ModuleName]]:
-        """For each bare key the names under which some remote holds it."""
+        """For each bare key the names under which some remote holds it; without those that nobody can tell of."""
         return await self._remotes.full_names(keys)
 
     async def flush(self, timeout_s: float, progress: Callable[[int], None]) -> tuple[int, list[dict[str, str]]]:

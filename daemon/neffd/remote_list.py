@@ -148,20 +148,26 @@ class RemoteList:
         return len(usable) - away, away
 
     async def full_names(self, keys: Collection[str]) -> dict[str, list[ModuleName]]:
-        """For each bare key the names under which some remote holds it; every remote is looked at once."""
+        """For each bare key the names under which some remote holds it; every remote is looked at once.
+
+        A key that none is known to hold is left out where a remote could not be asked.
+        """
         catalogs = [catalog for _, catalog in self.catalogs()]
+        all_answered = True
         for looked in await asyncio.gather(*(catalog.discover() for catalog in catalogs), return_exceptions=True):
             if isinstance(looked, RemoteUnavailable):
                 log.info("looking for bare keys: %s", looked)
+                all_answered = False
             elif isinstance(looked, BaseException):
                 raise looked
-        return {
+        names = {
             key: [
                 ModuleName(namespace, key)
                 for namespace in sorted({found for catalog in catalogs for found in catalog.namespaces_with(key)})
             ]
             for key in keys
         }
+        return {key: found for key, found in names.items() if found or all_answered}
 
     def _put(self, position: int, managed: ManagedRemote) -> None:
         self._remotes.insert(position, managed)

@@ -68,6 +68,18 @@ def test_create_refuses_with_the_command_that_mends_it(alice: Person, hub: HubPr
     assert not alice.saved.exists()
 
 
+def test_a_hub_that_is_away_is_said_in_one_line(alice: Person, hub: HubProcess) -> None:
+    hub.add_fault("POST /api/repos/create", status=503)
+    done = alice.neff("create")
+    assert (done.returncode, "could not be created" in done.stderr) == (exitcodes.UNREACHABLE, True)
+    hub.stop()
+    for command in (("create",), ("set", REPO), ("list", REPO)):
+        done = alice.neff(*command)
+        assert done.returncode == exitcodes.UNREACHABLE, done.stderr
+        assert done.stderr.splitlines()[-1].startswith(f"neff: {hub.endpoint} did not answer: unreachable")
+        assert "Traceback" not in done.stderr
+
+
 def test_set_writes_what_optimum_neuron_reads(alice: Person) -> None:
     document = alice.json("set", REPO)
     assert (document["repo_id"], document["path"], document["daemons"]) == (REPO, str(alice.saved), [])

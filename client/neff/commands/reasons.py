@@ -42,7 +42,7 @@ SENTENCES = {
     "cannot-remove": "the daemon may not remove its log",
     "cannot-read": "the daemon may not read its files",
     # what became of an upload
-    "stored": "stored",
+    "stored": "has it now",
     "already-there": "held it already",
     "changing": "its files were not at rest",
     "gone": "it was removed before it could be taken",
@@ -83,6 +83,7 @@ SENTENCES = {
     "upload-failed": "the content could not be sent",
     "transfer-failed": "the Hub's store or the local disk failed during a transfer",
     "bucket-not-found": "the bucket is not there, or not for this token",
+    "still-listing": "it is large, and still being listed",
     "being-rewritten": "two hosts wrote the entry at once, and one is mending it",
     "cancelled": "nobody waited for the answer any more",
     "worker-failed": "the process that speaks to the Hub met an error of its own",

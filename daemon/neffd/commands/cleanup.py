@@ -161,4 +161,5 @@ def _print(args: argparse.Namespace, root: Path, cleaner: _Cleaner) -> None:
     if cleaner.skipped:
         print(f"neff: left as they are: {cleaner.skipped}", file=sys.stderr)
     freed = output.size(sum(int(str(item["size_bytes"])) for item in cleaner.removed))
-    print(f"{would} {len(cleaner.removed)}, {freed}" if cleaner.removed else "nothing to clean up")
+    count = f"{len(cleaner.removed)} {'path' if len(cleaner.removed) == 1 else 'paths'}"
+    print(f"{would} {count}, {freed}" if cleaner.removed else "nothing to clean up")

@@ -51,15 +51,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _create(name: str, *, private: bool) -> str:
     """Create the repo; returns its name with its owner. Raises CommandError."""
-    from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    from neffd.commands import hub, login
+    from neffd.commands import hub
     from neffd.commands.errors import CommandError
 
     try:
-        api = HfApi(endpoint=hub.endpoint(), token=login.token(), library_name="neffd")
-        return str(api.create_repo(name, private=private, repo_type="model").repo_id)
+        with hub.api(name) as api:
+            return str(api.create_repo(name, private=private, repo_type="model").repo_id)
     except HfHubHTTPError as error:
         raise _refusal(error, name) from error
     except (OSError, ValueError) as error:
@@ -76,4 +75,6 @@ def _refusal(error: Any, name: str) -> Exception:
         return no_write_access(name, "this token may not create it")
     if status == 409:
         return CommandError(f"{name} is there already", f"neff set OWNER/{name.rpartition('/')[2]}   (to use it)")
-    return CommandError(f"{name} could not be created: {getattr(error, 'server_message', None) or error}")
+    message = f"{name} could not be created: {getattr(error, 'server_message', None) or error}"
+    is_away = status == 429 or (status is not None and status >= 500)
+    return CommandError(message, exit_code=exitcodes.UNREACHABLE if is_away else exitcodes.FAILED)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from neff import exitcodes
 from neff.hubrepo import custom_repo
@@ -15,6 +15,9 @@ from neffd.config_defaults import PUBLIC_REPO, hub_endpoint
 from neffd.remotes.base import RemoteUnavailable
 from neffd.remotes.hub.client import HubClient
 from neffd.remotes.hub.tokens import TokenSource
+
+if TYPE_CHECKING:  # takes half a second, and only what writes needs it
+    from huggingface_hub import HfApi
 
 T = TypeVar("T")
 
@@ -48,6 +51,18 @@ async def check_repo(repo_id: str) -> None:
     """Raises CommandError unless the repo is there and may be read."""
     async with opened(repo_id) as client:
         await client.head()
+
+
+@contextlib.contextmanager
+def api(repo_id: str) -> Iterator[HfApi]:
+    """huggingface_hub's own calls, for what is written. A Hub that cannot be reached leaves as a CommandError."""
+    import httpx2
+    from huggingface_hub import HfApi
+
+    try:
+        yield HfApi(endpoint=endpoint(), token=login.token(), library_name="neffd")
+    except httpx2.TransportError as error:
+        raise refusal(RemoteUnavailable("unreachable", type(error).__name__), repo_id) from error
 
 
 async def content(client: HubClient, path: str, max_bytes: int, revision: str = "main") -> bytes:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from neffd.commands import hub, localcache, login
+from neffd.commands import hub, localcache
 from neffd.commands.errors import CommandError
 from neffd.runs import layout
 from neffd.runs.jsontext import MAX_DOCUMENT_BYTES, BadDocument, read_object
@@ -58,12 +58,12 @@ async def _present(repo_id: str, paths: list[str]) -> set[str]:
 
 
 def _commit(repo_id: str, files: dict[str, bytes]) -> None:
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd
     from huggingface_hub.errors import HfHubHTTPError
 
-    api = HfApi(endpoint=hub.endpoint(), token=login.token(), library_name="neffd")
     operations = [CommitOperationAdd(path, data) for path, data in files.items()]
     try:
-        api.create_commit(repo_id, operations, commit_message=f"Add {len(files)} registry entries")
+        with hub.api(repo_id) as api:
+            api.create_commit(repo_id, operations, commit_message=f"Add {len(files)} registry entries")
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise CommandError(f"the registry could not be sent to {repo_id}: {type(error).__name__}") from error

@@ -143,6 +143,14 @@ def test_usage_errors(arguments: tuple[str, ...]) -> None:
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("arguments", [("status", "--bogus"), ("run", "--bogus", "--", "true"), ("du", "--bogus")])
+def test_an_option_that_a_command_does_not_know_is_told_with_its_usage(arguments: tuple[str, ...]) -> None:
+    result = _neff(*arguments)
+    assert result.returncode == exitcodes.USAGE
+    assert result.stderr.startswith(f"usage: neff {arguments[0]} [")
+    assert f"neff {arguments[0]}: error: unrecognized arguments: --bogus" in result.stderr
+
+
 def test_a_wrong_name_is_told_what_names_look_like() -> None:
     expected = "expected MODULE_<hlo>+<flags>, or neuronxcc-<version>/ before it"
     assert expected in _neff("prefetch", "MODULE_without_flags").stderr

@@ -83,7 +83,7 @@ def test_what_remotes_have(remote: dict[str, Any], line: str) -> None:
         ),
         ({"what": "compiled", "pid": 7, "uid": 0, "seconds": 61}, "compiled by pid 7 of uid 0 in 1 min"),
         ({"what": "taken", "remotes": ["a", "b"]}, "taken for upload to a, b"),
-        ({"what": "delivered", "remote": "a", "outcome": "stored"}, "remote a: stored (stored)"),
+        ({"what": "delivered", "remote": "a", "outcome": "stored"}, "remote a: has it now (stored)"),
         (
             {"what": "failure-set-aside", "reason": "killed", "text": "Killed", "kept_at": "/s/1.log"},
             "failed: the compiler was killed (killed): Killed; set aside for another try, kept at /s/1.log",

@@ -38,6 +38,7 @@ class Host:
         self.tasks = Tasks(lambda name, error: self.crashed.append(repr(error)))
         self.crashed: list[str] = []
         self.answers: dict[str, Answer] = {}
+        self.unknown: set[str] = set()
         self.flights: dict[str, Flight] = {}
         self.facts: dict[str, Any] = {"schema": 1}
         self.flushed = asyncio.Event()
@@ -58,7 +59,7 @@ class Host:
         return self.flights[name.key]
 
     async def full_names(self, keys: Collection[str]) -> dict[str, list[ModuleName]]:
-        return {key: [ModuleName(entries.NAMESPACE, key)] for key in keys}
+        return {key: [ModuleName(entries.NAMESPACE, key)] for key in keys if key not in self.unknown}
 
     def status(self) -> dict[str, Any]:
         return self.facts
@@ -198,6 +199,11 @@ async def test_prefetch_status_and_flush_as_documented(served: Served) -> None:
             {"id": 2, "name": str(NAME), "state": "ready", "source": "local"},
             {"id": 2, "name": NAME.key, "state": "ready", "source": "local"},
             {"id": 2, "name": "no-name", "state": "absent", "reason": "bad-name"},
+            {"id": 2, "done": True},
+        ]
+        served.host.unknown = {flying.key}
+        assert await client.ask({"id": 2, "op": "prefetch", "names": [flying.key]}) == [
+            {"id": 2, "name": flying.key, "state": "absent", "reason": "remote-unavailable"},
             {"id": 2, "done": True},
         ]
         answers = await client.ask({"id": 2, "op": "prefetch", "names": [str(flying)], "wait": False})

@@ -21,7 +21,7 @@ class NameFinder(Protocol):
         """Where a name without a cache directory is fetched to."""
 
     async def full_names(self, keys: Collection[str]) -> dict[str, list[ModuleName]]:
-        """For each bare module key, the names under which remotes hold it."""
+        """For each bare module key, the names under which remotes hold it; without those that nobody can tell of."""
 
 
 class Prefetch:
@@ -40,7 +40,7 @@ class Prefetch:
         bare = [text for text in names if is_module_key(text)]
         full_names = await self._finder.full_names(bare) if bare else {}
         for text in names:
-            answer = self._ask(session, text, full_names.get(text))
+            answer = self._ask(session, text, full_names)
             if not isinstance(answer, Flight):
                 answer_with(session, number, {"name": text}, answer)
             elif wait:
@@ -49,15 +49,16 @@ class Prefetch:
                 session.reply(number, name=text, **progress(answer))
         await follow(session, number, "name", flights, began_at)
 
-    def _ask(self, session: Session, text: str, full_names: list[ModuleName] | None) -> Answer | Flight:
-        """`full_names` are those of a bare key; None where `text` is none."""
-        if full_names is None:
-            try:
-                full_names = [parse_module_name(text)]
-            except ValueError:
-                return Answer(False, "bad-name")
-        if len(full_names) != 1:
-            return Answer(False, "ambiguous-namespace" if full_names else "not-on-remotes")
-        name = full_names[0]
+    def _ask(self, session: Session, text: str, full_names: dict[str, list[ModuleName]]) -> Answer | Flight:
+        """`full_names` are those of the bare keys."""
+        try:
+            found = full_names.get(text) if is_module_key(text) else [parse_module_name(text)]
+        except ValueError:
+            return Answer(False, "bad-name")
+        if found is None:
+            return Answer(False, "remote-unavailable")
+        if len(found) != 1:
+            return Answer(False, "ambiguous-namespace" if found else "not-on-remotes")
+        name = found[0]
         resolver = session.resolver or self._finder.resolver_for(name)
         return resolver.resolve(name, urgent=False) if resolver is not None else Answer(False, "no-cache-dir")
