@@ -5,10 +5,12 @@ PYTHON ?= python3
 # Relative, so that the path of the checkout may hold spaces.
 BIN := .venv/bin
 REMOTE ?= hub
-# The tests wait for other processes more than they compute.
+# The tests wait for other processes more than they compute. In the order of their folders: the long ones come first,
+# and the quick ones of tests/unit fill up what is left.
 JOBS ?= 3
-# An activated environment, or Python's own variables, must not leak into ours.
-unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
+# An activated environment, or Python's own variables, must not leak into ours; without its bytecode kept, every
+# daemon that a test starts would compile all modules again.
+unexport PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test matrix soak lint bench interop clean
@@ -28,7 +30,7 @@ demo: .venv/installed ## two hosts share compiled graphs; REMOTE=hub or director
 	$(BIN)/python -m tests.demo --remote $(REMOTE)
 
 test: .venv/installed ## run the tests; ARGS are passed on to pytest
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 matrix: .venv/installed ## every cell of the Hub's fault matrix
 	$(BIN)/python -m pytest tests/matrix --every-cell $(ARGS)

@@ -336,8 +336,12 @@ def _waiting(name: ModuleName, message: Message) -> str:
     if message.get("holder") == "neffd":
         who = "neffd is bringing it"
     elif message.get("pid"):
-        ended = " has ended, what it started still compiles it" if message.get("holder") == "gone" else " compiles it"
-        who = f"process {message['pid']} (uid {message.get('uid')}){ended}"
+        does = "compiles it"
+        if message.get("holder") == "gone":
+            at_work = message.get("at_work")
+            pids = f" (process {', '.join(map(str, at_work))})" if isinstance(at_work, list) and at_work else ""
+            does = f"has ended, what it started still compiles it{pids}"
+        who = f"process {message['pid']} (uid {message.get('uid')}) {does}"
     since, usually = _minutes(message.get("since_s")), _minutes(message.get("usually_s"))
     usual = f", usually {usually}" if usually else ""
     return f"waiting for {name.key}: {who}, for {since or '?'}{usual}"

@@ -25,10 +25,13 @@ class Person:
         endpoint: of the Hub.
         token: of the login; None for nobody's.
         environ: further variables.
+
+    `prefix` is put before every command.
     """
 
     def __init__(self, home: Path, endpoint: str, token: str | None = None, **environ: str) -> None:
         self.home = home
+        self.prefix: tuple[str, ...] = ()
         self.saved = home / "hf" / "optimum_neuron_custom_cache"
         home.mkdir(parents=True, exist_ok=True)
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "NEFFD_", "NEURON_"))}
@@ -48,7 +51,7 @@ class Person:
     def neff(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run a command with pipes."""
         return subprocess.run(
-            _command(arguments),
+            [*self.prefix, *_command(arguments)],
             env=self.environ | environ,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -70,9 +73,8 @@ class Person:
         """Run a command whose output goes to a terminal; exit code and what was shown."""
         ours, theirs = pty.openpty()
         try:
-            process = subprocess.Popen(
-                _command(arguments), env=self.environ | environ, stdin=theirs, stdout=theirs, stderr=theirs
-            )
+            command = [*self.prefix, *_command(arguments)]
+            process = subprocess.Popen(command, env=self.environ | environ, stdin=theirs, stdout=theirs, stderr=theirs)
         finally:
             os.close(theirs)
         shown = bytearray()

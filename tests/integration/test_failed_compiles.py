@@ -144,6 +144,13 @@ def test_a_failed_entry_that_a_remote_holds_is_fetched(make_daemon: MakeDaemon) 
         assert run("trainer", host_b, *GRAPH, exit_code=70, fail_log=BROKEN).returncode != 0
         assert run("trainer", host_a, *GRAPH).returncode == 0
         assert host_a.ask("flush", timeout_s=20)[-1]["pending"] == 0
+        (log,) = logs(host_b)
+
+        def is_listed() -> bool:  # a listing may be `poll_s` old
+            holds: bool = host_b.ask("why", name=name_of(log))[-1]["why"]["remotes"][0]["holds"]
+            return holds
+
+        eventually(is_listed, "the other host has seen it")
         done = run("trainer", host_b, *GRAPH)
         assert done.returncode == 0, done.stderr
         assert compiles(host_b) == 1

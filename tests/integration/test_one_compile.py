@@ -122,6 +122,7 @@ def test_a_compiler_that_outlives_its_trainer_keeps_the_lock_until_it_ends(
         first.kill()
         eventually(lambda: compiling(host)[0]["holder"] == "gone", "the daemon knows")
         eventually(lambda: "still work on it" in host.log, "it has looked for others")
+        assert compiling(host)[0]["at_work"] == [compiler]
         assert not is_gone(compiler)
         assert len(locks(host)) == 1
         os.kill(compiler, signal.SIGKILL)

@@ -69,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"usage: {USAGE}\nneff run: error: which command?", file=sys.stderr)
         return exitcodes.USAGE
     try:
+        if not args.argv[0]:  # no name of a file; Python refuses it with another error
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         if environment.is_disabled(os.environ):
             process.replace_by(args.argv)
         return _run(args)
@@ -79,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> int:
     if args.wait_daemon:
         _wait_for_daemon(args.socket, args.wait_daemon)
-    summary_path = args.summary_json and os.path.abspath(args.summary_json)
+    summary_path = args.summary_json and environment.absolute(args.summary_json)
     folder = environment.make_run_folder(os.environ)
     try:
         added = environment.additions(os.environ, folder, args.socket)

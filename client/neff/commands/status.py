@@ -156,7 +156,7 @@ def _compiling(compiles: list[Message]) -> Iterator[str]:
         name, holder, pid, uid = texts(compile_, "name", "holder", "pid", "uid")
         who = {
             "process": f"process {pid} of uid {uid}",
-            "gone": f"process {pid} of uid {uid}, which is gone",
+            "gone": f"process {pid} of uid {uid}, which is gone{_at_work(compile_.get('at_work'))}",
             "neffd": "neffd, which is bringing it",
         }.get(holder, "locked by an unknown process")
         since = duration(compile_.get("since_s"))
@@ -164,6 +164,12 @@ def _compiling(compiles: list[Message]) -> Iterator[str]:
         waiting = number(compile_.get("waiting"))
         waits = f", {waiting:.0f} waiting" if waiting else ""
         yield f"{name}: {who}, for {since}{usual}{waits}"
+
+
+def _at_work(pids: object) -> str:
+    """The processes that keep a lock whose maker is gone."""
+    shown = ", ".join(safe_text(pid) for pid in pids) if isinstance(pids, list) else ""
+    return f" (still at it: process {shown})" if shown else ""
 
 
 def _counters(counters: object) -> Iterator[str]:

@@ -32,8 +32,16 @@ def additions(environ: Mapping[str, str], folder: RunFolder | None, socket_path:
         added[RUN_DIR] = folder.path
     if socket_path is not None:
         # The command, or what it starts, may change its directory.
-        added["NEFFD_SOCKET"] = os.path.abspath(socket_path)
+        added["NEFFD_SOCKET"] = absolute(socket_path)
     return added
+
+
+def absolute(path: str) -> str:
+    """`path` from any directory; as it is where the current one is gone, which is no reason not to start."""
+    try:
+        return os.path.abspath(path)
+    except OSError:
+        return path
 
 
 def python_path(theirs: str, site_dir: str = SITE_DIR) -> str:

@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 
 # A failure that was set aside so long ago has nothing to do with the next one.
 _FORGOTTEN_AFTER_S = 90 * 86_400.0
+_AFTER_TROUBLE_S = 5.0
+# What somebody may mend without touching the record: looked at again with every scan.
+_MENDABLE = frozenset({"cannot-read", "cannot-remove"})
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,11 @@ class _Done:
     retried: int
     kept: Kept | None
     moved_to: Path | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether another look at the same record would end the same way."""
+        return self.kept is None or self.kept.reason not in _MENDABLE
 
 
 _GONE, _YOUNG = "gone", "young"
@@ -114,7 +122,8 @@ class FailedEntries:
 
     async def run(self) -> None:
         """Until cancelled: judge what was seen."""
-        await self._in_worker(self._retries.load)
+        while not await self._is_loaded():  # noqa: ASYNC110, a full disk tells nobody when it is over
+            await asyncio.sleep(_AFTER_TROUBLE_S)
         while True:
             await self._wake.wait(self._settle_s if self._young else None)
             recovered, self._recovered = self._recovered, set()
@@ -125,6 +134,14 @@ class FailedEntries:
             for name in sorted(due):
                 await self._look_after(name)
 
+    async def _is_loaded(self) -> bool:
+        try:
+            await self._in_worker(self._retries.load)
+        except sqlite3.Error as error:
+            log.warning("how often failed compiles were set aside cannot be read: %s", error)
+            return False
+        return True
+
     def _is_suspect(self, name: ModuleName, looks: Inspection) -> bool:
         """Whether a ready entry may hold a failure's text in its NEFF, and was not found to hold none."""
         return set_aside.may_hold_text(name, looks.neff) and self._no_failures.get(name) != looks.neff
@@ -133,17 +150,17 @@ class FailedEntries:
         try:
             found = await self._in_worker(self._judge, name)
         except FileNotFoundError:  # it changes; the collector looks again
-            return
+            found = None
         except CannotSetAside as error:
             self._on_problem(error.reason, str(error), sharing.share_command(self._root.path))
-            return
+            found = None
         except (OSError, sqlite3.Error) as error:
             log.warning("failed entry %s: %s", name, error)
-            return
+            found = None
         if found == _YOUNG:
             return
         self._young.pop(name, None)
-        if isinstance(found, _Done):
+        if isinstance(found, _Done) and found != self._judged.get(name):
             self._tell(name, found)
         elif found == _GONE:
             self._over(name, is_ready=False)
@@ -155,7 +172,7 @@ class FailedEntries:
             self._no_failure(name)
             return _GONE
         before = self._judged.get(name)
-        if before is not None and before.record == record:
+        if before is not None and before.record == record and before.is_final:
             return None
         if not self._has_settled(name, record.facts):
             return _YOUNG
@@ -170,14 +187,22 @@ class FailedEntries:
             if set_aside.find(self._root, name) != record:  # locked meanwhile, say
                 return _GONE
             try:
-                # Counted first: a kill in between costs a retry, never adds one.
-                self._retries.add(name)
-                moved_to = set_aside.move(self._root, name, record)
-                set_aside.prune(self._root)
+                moved_to = self._set_aside(name, record)
                 return _Done(record, failure, retried + 1, None, moved_to)
             except CannotSetAside as error:
                 reason = error.reason
         return _Done(record, failure, retried, Kept(failure, reason, retried, set_aside.removal(record)))
+
+    def _set_aside(self, name: ModuleName, record: Record) -> Path:
+        # Counted first: a kill in between costs a retry, never adds one.
+        self._retries.add(name)
+        try:
+            moved_to = set_aside.move(self._root, name, record)
+        except BaseException:
+            self._retries.add(name, -1)
+            raise
+        set_aside.prune(self._root)
+        return moved_to
 
     def _has_settled(self, name: ModuleName, facts: FileFacts) -> bool:
         """Old enough by its time, or, where that is not to be trusted, unchanged for long enough."""
@@ -244,8 +269,11 @@ class _Retries:
 
         self.counts = {ModuleName(namespace, key): count for namespace, key, count in self._database.run_blocking(read)}
 
-    def add(self, name: ModuleName) -> None:
-        count = self.counts.get(name, 0) + 1
+    def add(self, name: ModuleName, more: int = 1) -> None:
+        count = self.counts.get(name, 0) + more
+        if not count:
+            self.forget(name)
+            return
         row = (self._root, *name, count, self._wall())
         self._database.run_blocking(
             lambda connection: connection.execute("INSERT OR REPLACE INTO failures VALUES (?,?,?,?,?)", row)

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from neff.keys import ModuleName
-from neffd.fetch.flight import Answer, Flight
+from neffd.fetch.flight import READY_HERE, Answer, Flight
 from neffd.layouts import xla
 from neffd.remotes.base import RemoteUnavailable
 from neffd.store.root import Inspection
@@ -46,6 +46,9 @@ class Waiting:
 
     def __len__(self) -> int:
         return len(self._not_before)
+
+    def __contains__(self, name: ModuleName) -> bool:
+        return name in self._not_before
 
     def add(self, name: ModuleName) -> bool:
         """Note a graph; true if it is new."""
@@ -151,6 +154,9 @@ class PendingFetches:
 
     async def _start(self, name: ModuleName) -> None:
         await self._slots.acquire()
+        if name not in self._waiting:  # compiled, locked or removed while it waited for its turn
+            self._slots.release()
+            return
         self._under_way.add(name)
         self._tasks.start(self._bring(name), name=f"pending-{name.key}")
 
@@ -160,7 +166,7 @@ class PendingFetches:
             if isinstance(answer, Flight):
                 answer = await asyncio.shield(answer.outcome)
             self._waiting.answered(name, answer)
-            if answer.ready:
+            if answer.ready and answer != READY_HERE:
                 self._note(name, "fetched-while-pending", source=answer.source)
         finally:
             self._under_way.discard(name)

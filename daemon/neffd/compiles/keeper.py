@@ -40,6 +40,7 @@ _LOOK_EVERY_S = 0.2
 # A lock held for less was a look at an entry that somebody else had made.
 _SHORTEST_COMPILE_S = 0.5
 _SHOWN = 100
+_AT_WORK = 8
 
 
 @dataclass(frozen=True)
@@ -185,8 +186,10 @@ class Keeper:
         }
         if holder is not None:
             age_s = round(self._board.age_s(holder), 1)
-            kind = "gone" if holder.is_gone else "process"
-            return facts | {"holder": kind, "pid": holder.pid or None, "uid": holder.uid, "since_s": age_s}
+            facts |= {"holder": "process", "pid": holder.pid or None, "uid": holder.uid, "since_s": age_s}
+            if holder.is_gone:
+                facts |= {"holder": "gone", "at_work": self._stale.at_work(place)[:_AT_WORK]}
+            return facts
         if self._is_own_lock(self._path(place)):
             return facts | {"holder": "neffd"}
         lock = self._unknown.get(place) or lockfile.identity(self._path(place))

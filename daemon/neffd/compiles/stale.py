@@ -76,6 +76,7 @@ class StaleLocks:
         self._clears = clears
         self._clock = clock
         self._clearing: set[Place] = set()
+        self._at_work: dict[Place, list[int]] = {}
         self._reported: dict[Place, _Report] = {}
         self._next_scan_at = clock()
         self.on_gone: Callable[[Place, LockId], None] = lambda place, lock: None
@@ -89,6 +90,10 @@ class StaleLocks:
             return
         self._clearing.add(place)
         self._tasks.start(self._clear(place, path, lock, proof), name=f"clear-{place.name.key}")
+
+    def at_work(self, place: Place) -> list[int]:
+        """The processes for which a stale lock still has to stay."""
+        return self._at_work.get(place, [])
 
     def forget(self, place: Place) -> None:
         """The lock is gone, or its maker lives: there is nothing to report any more."""
@@ -115,12 +120,14 @@ class StaleLocks:
     async def _clear(self, place: Place, path: Path, lock: LockId, proof: str) -> None:
         try:
             while pids := (await self._in_worker(processes.naming, [place.name.key]))[place.name.key]:
+                self._at_work[place] = sorted(pids)
                 log.info("%s: %s, but these processes still work on it: %s", place.name, proof, sorted(pids))
                 while any(processes.names(pid, place.name.key) for pid in pids):  # noqa: ASYNC110, nobody tells us
                     await asyncio.sleep(_LOOK_EVERY_S)
             removal = await self._in_worker(lockfile.remove, path, lock)
         finally:
             self._clearing.discard(place)
+            self._at_work.pop(place, None)
         if removal is Removal.REFUSED:
             self._note(place, path, f"{proof}, and neffd may not remove it")
             return

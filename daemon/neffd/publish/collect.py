@@ -110,10 +110,7 @@ class Collector:
     async def run(self) -> None:
         """Watch and collect until cancelled."""
         try:
-            await self._in_worker(self._watch.start)
-        except OSError as error:
-            self._on_problem("no-events", str(error), "sysctl fs.inotify.max_user_instances=1024")
-        try:
+            await self._start_watch()
             while True:
                 asked, self._asked = self._asked, []
                 await self._pass()
@@ -123,6 +120,12 @@ class Collector:
                 await self._wake.wait(self._pause_s())
         finally:
             await asyncio.shield(self._in_worker(self._watch.stop))
+
+    async def _start_watch(self) -> None:
+        try:
+            await self._in_worker(self._watch.start)
+        except OSError as error:
+            self._on_problem("no-events", str(error), "sysctl fs.inotify.max_user_instances=1024")
 
     async def _pass(self) -> None:
         """Scan if it is time, and look at what is due; a full disk or an unreadable directory postpones it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,21 +50,26 @@ class Watch:
         self._handler = _Handler(changed)
         self._lost = _LostEvents(lost)
         self._observer: BaseObserver | None = None
+        # Who is cancelled while the start runs in a worker stops at once, in another.
+        self._starting = threading.Lock()
         self._folders: dict[Path, ObservedWatch] = {}
         self._entries: dict[Path, ObservedWatch] = {}
 
     def start(self) -> None:
         """Start watchdog's threads; raises OSError where the kernel has no inotify instance left."""
-        self._observer = InotifyObserver()
-        logging.getLogger(_WATCHDOG_LOGGER).addHandler(self._lost)
-        self._observer.start()
+        with self._starting:
+            self._observer = InotifyObserver()
+            logging.getLogger(_WATCHDOG_LOGGER).addHandler(self._lost)
+            self._observer.start()
 
     def stop(self) -> None:
-        """Stop watching; returns when all threads have ended."""
-        if self._observer is not None:
+        """Stop watching, also what is only starting; returns when all threads have ended."""
+        with self._starting:
+            observer, self._observer = self._observer, None
+        if observer is not None:
             logging.getLogger(_WATCHDOG_LOGGER).removeHandler(self._lost)
-            self._observer.stop()
-            self._observer.join()
+            observer.stop()
+            observer.join()
 
     def add_folder(self, folder: Path) -> bool:
         """Watch the root or a namespace for entries that come and go; false if that is not possible."""

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neff.keys import ModuleName
-from neffd.care import set_aside
+from neffd.care import failed_entries, set_aside
 from neffd.care.failed_entries import FailedEntries
 from neffd.care.verdict import Policy
 from neffd.layouts import xla
@@ -242,15 +242,86 @@ async def test_what_may_not_be_read_or_removed_stays_with_the_command(
     def refuse(*_: object) -> None:  # root may do everything
         raise PermissionError(13, "Permission denied")
 
-    if target == "rename":
-        monkeypatch.setattr(Path, "rename", refuse)
-    else:
-        monkeypatch.setattr(fsops, "open_regular", refuse)
+    with monkeypatch.context() as patch:
+        if target == "rename":
+            patch.setattr(Path, "rename", refuse)
+        else:
+            patch.setattr(fsops, "open_regular", refuse)
+        for _ in range(3):  # as after starts of the daemon: what was not moved used up no retry
+            async with caring(root, database, workers) as host:
+                host.fail(NAME)
+                assert await host.until_kept(NAME) == reason
+                assert [problem for problem, _ in host.problems] == [reason]
+                assert host.failed.retried(NAME) == 0
+                assert not kept_files(root)
     async with caring(root, database, workers) as host:
         host.fail(NAME)
-        assert await host.until_kept(NAME) == reason
-        assert [problem for problem, _ in host.problems] == [reason]
-        assert not kept_files(root)
+        await host.until_set_aside(1)
+        assert host.failed.retried(NAME) == 1
+
+
+async def test_once_it_may_be_read_it_is_judged_without_a_new_start(
+    root: CacheRoot, database: Database, workers: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    async with caring(root, database, workers) as host:
+        with monkeypatch.context() as patch:
+            patch.setattr(fsops, "open_regular", refuse)
+            host.fail(NAME)
+            assert await host.until_kept(NAME) == "cannot-read"
+            host.look(NAME)
+            host.fail(entries.module(2), b"")
+            await until(lambda: host.failed.kept(entries.module(2)), "both were looked at")
+            assert len(host.events("failure-kept")) == 2  # a second look says nothing again
+        host.look(NAME)
+        await host.until_set_aside(1)
+
+
+async def test_a_disk_that_takes_no_record_is_tried_with_the_next_look_and_costs_no_retry(
+    root: CacheRoot, database: Database, workers: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[Path] = []
+
+    def full(path: Path, *_: object) -> None:
+        tries.append(path)
+        raise OSError(28, "No space left on device")
+
+    async with caring(root, database, workers) as host:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", full)
+            host.fail(NAME, age_s=0)
+            other = entries.module(2)
+            host.fail(other, BROKEN)
+            await host.until_kept(other)  # by now the first was seen, and is too young
+            host.wall.pass_s(SETTLE_S)
+            host.look(NAME)
+            await until(lambda: tries, "tried")
+            last = entries.module(3)
+            host.fail(last, BROKEN)
+            await host.until_kept(last)
+            assert len(tries) == 1  # not with every turn
+        assert host.failed.retried(NAME) == 0
+        host.look(NAME)
+        await host.until_set_aside(1)
+
+
+async def test_a_database_that_cannot_be_read_at_the_start_is_read_later(
+    root: CacheRoot, database: Database, workers: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_blocking, failures = database.run_blocking, iter([sqlite3.OperationalError("database or disk is full")])
+
+    def at_first_full(work: Any) -> Any:
+        for failure in failures:
+            raise failure
+        return run_blocking(work)
+
+    monkeypatch.setattr(database, "run_blocking", at_first_full)
+    monkeypatch.setattr(failed_entries, "_AFTER_TROUBLE_S", 0.0)
+    async with caring(root, database, workers) as host:
+        host.fail(NAME)
+        await host.until_set_aside(1)
 
 
 async def test_a_failure_text_in_place_of_a_neff_is_moved_and_a_neff_never(

@@ -10,7 +10,7 @@ import pytest
 from neff.keys import ModuleName
 from neffd.care import pending
 from neffd.care.pending import PendingFetches, Waiting
-from neffd.fetch.flight import Answer, Flight
+from neffd.fetch.flight import READY_HERE, Answer, Flight
 from neffd.layouts import xla
 from neffd.remotes.base import RemoteUnavailable
 from neffd.store.root import FileFacts, Inspection
@@ -166,6 +166,31 @@ async def test_few_at_once(host: Host) -> None:
                 flight.outcome.set_result(Answer(True, source="team"))
         await asyncio.sleep(0.01)
     assert len(host.fetched) == 30
+
+
+@pytest.mark.parametrize("state", [xla.State.COMPILING, xla.State.READY, xla.State.FAILED, xla.State.EMPTY])
+async def test_what_is_not_pending_any_more_when_its_turn_comes_is_left_alone(host: Host, state: xla.State) -> None:
+    first = Flight(NAMES[0], 0.0, asyncio.get_running_loop().create_future())
+    host.answer = lambda name: first if name in NAMES[:8] else Answer(True, source="team")
+    host.hold(*NAMES)
+    for name in NAMES:
+        host.pending.saw(name, looks(xla.State.PENDING))
+    await until(lambda: len(host.fetched) == 8, "all slots are taken")
+    host.pending.saw(NAMES[8], looks(state))
+    first.outcome.set_result(Answer(True, source="team"))
+    await until(lambda: NAMES[9] in host.fetched, "the last one")
+    assert NAMES[8] not in host.fetched
+
+
+async def test_one_that_was_compiled_meanwhile_was_not_fetched(host: Host) -> None:
+    host.answer = lambda name: READY_HERE if name == NAMES[0] else Answer(True, source="team")
+    host.hold(*NAMES[:2])
+    for name in NAMES[:2]:
+        host.pending.saw(name, looks(xla.State.PENDING))
+    await until(lambda: len(host.fetched) == 2, "both tries")
+    await until(lambda: host.noted, "the story of the second")
+    await some_looks()
+    assert host.noted == [NAMES[1]]
 
 
 @pytest.mark.parametrize("state", [xla.State.COMPILING, xla.State.READY, xla.State.FAILED, xla.State.EMPTY])

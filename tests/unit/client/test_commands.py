@@ -123,6 +123,10 @@ def test_remotes_that_entries_wait_for_and_nobody_configures() -> None:
             {"holder": "gone", "pid": 7, "uid": 0, "since_s": 5, "waiting": 0},
             "process 7 of uid 0, which is gone, for 5 s",
         ),
+        (
+            {"holder": "gone", "pid": 7, "uid": 0, "since_s": 5, "at_work": [8, "\x1b9"]},
+            "process 7 of uid 0, which is gone (still at it: process 8, ?9), for 5 s",
+        ),
         ({"holder": "neffd", "since_s": 0.4}, "neffd, which is bringing it, for 0 s"),
         ({"holder": "unknown", "pid": None, "since_s": 7200.0}, "locked by an unknown process, for 2 h 0 min"),
         ({"holder": ["?"], "waiting": "many"}, "locked by an unknown process, for ?"),

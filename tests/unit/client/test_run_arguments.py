@@ -57,7 +57,7 @@ def test_a_command_that_cannot_start_ends_as_in_a_shell(tmp_path: Path, switch: 
     plain = tmp_path / "plain"
     plain.write_text("exit 7\n")
     missing, refused = str(tmp_path / "missing"), str(tmp_path)
-    cases = {missing: exitcodes.COMMAND_NOT_FOUND, str(plain): 126, refused: 126, "no-such-command": 127}
+    cases = {missing: exitcodes.COMMAND_NOT_FOUND, str(plain): 126, refused: 126, "no-such-command": 127, "": 127}
     for command, code in cases.items():
         done = finished(neff_run("--", command), environment(**switch))
         assert (done.returncode, done.stdout) == (code, b"")

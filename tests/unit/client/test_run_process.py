@@ -128,6 +128,23 @@ def test_closed_standard_streams_stay_closed() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (5, b"", b"")
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_whatever_is_closed_the_command_and_its_exit_code_are_the_same(closed: str, tmp_path: Path) -> None:
+    shell = f'"$@" {closed}; echo $? > {tmp_path}/code'
+    done = finished(["sh", "-c", shell, "sh", *neff_run("sh", "-c", "exit 5")])
+    assert (done.stdout, done.stderr) == (b"", b"")
+    assert (tmp_path / "code").read_text() == "5\n"
+
+
+def test_in_a_directory_that_is_gone_it_starts_all_the_same(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    words = ["sh", "-c", 'rmdir "$0"; exec "$@"', str(gone), *neff_run("--socket", "s", "--summary-json", "j", "false")]
+    done = finished(words, cwd=gone)
+    assert done.returncode == 1
+    assert done.stderr == b"neff: no summary in j: No such file or directory\n"
+
+
 def test_switched_off_it_is_not_there_at_all() -> None:
     words = ["sh", "-c", 'echo $$; exec "$@"', "sh", *neff_run("sh", "-c", "echo $$; cat /proc/self/environ")]
     env = environment(NEFF_DISABLE="1", PYTHONPATH="/theirs")

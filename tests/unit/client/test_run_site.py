@@ -105,13 +105,15 @@ def test_what_does_not_compile_pays_next_to_nothing() -> None:
 
 @pytest.mark.parametrize("executable", pythons())
 def test_libneuronxla_is_found_as_ever_and_gets_the_hook(executable: str, stack: Path) -> None:
+    bare = answer_of(finished(python(LOOK, executable=executable), environment(PYTHONPATH=str(stack))))
     code = f"{IMPORT}{LOOK}"
     seen = answer_of(below(python(code, executable=executable), PYTHONPATH=str(stack)))
     assert ("neff.hook" in seen["neff"]) == (
         finished(python("import sys; sys.exit(sys.version_info >= (3, 10))", executable=executable)).returncode == 1
     )
     assert seen["bytecode"] is False
-    assert str(CLIENT) not in seen["path"]
+    # The client's folder comes onto the path no more than it was there: an editable installation has it there.
+    assert [path for path in seen["path"] if path != str(SITE)] == bare["path"]
 
 
 def test_nothing_is_left_in_our_folders(tmp_path: Path, stack: Path) -> None:
@@ -194,13 +196,15 @@ def test_a_run_of_another_installation_inside_a_run(tmp_path: Path, theirs: Path
     assert (seen["hooks"], seen["marks"]) == (1, [[]])
 
 
-def test_a_launcher_that_hands_on_sys_path_keeps_the_hook() -> None:
+@pytest.mark.parametrize("own", ["", "import sys; sys.path.append('/added')"])
+def test_a_launcher_that_hands_on_sys_path_keeps_the_hook(theirs: Path, own: str) -> None:
+    (theirs / "sitecustomize.py").write_text(own)
     code = """
 import os, subprocess, sys
 os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
 subprocess.run([sys.executable, "-c", sys.argv[1]])
 """
-    assert answer_of(below(python(code, LOOK)))["hooks"] == 1
+    assert answer_of(below(python(code, LOOK), PYTHONPATH=str(theirs)))["hooks"] == 1
 
 
 def test_no_current_directory_comes_onto_the_path(tmp_path: Path) -> None:

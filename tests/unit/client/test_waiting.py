@@ -96,6 +96,10 @@ def test_a_daemon_that_knows_no_waiting_is_fine(socket_path: Path, caplog: pytes
             {"holder": "gone", "usually_s": None},
             "process 4711 (uid 1000) has ended, what it started still compiles it, for 1.5 min",
         ),
+        (
+            {"holder": "gone", "usually_s": None, "at_work": [4712, 4713]},
+            "process 4711 (uid 1000) has ended, what it started still compiles it (process 4712, 4713), for 1.5 min",
+        ),
         ({"holder": "unknown", "pid": None}, "a process that neffd does not know has locked it, for 1.5 min"),
         ({"holder": "neffd", "pid": None, "since_s": None}, "neffd is bringing it, for ?"),
     ],
@@ -226,7 +230,7 @@ def test_a_starved_daemon_finds_the_message_later(socket_path: Path) -> None:
     messages: list[Message] = []
 
     def starved(peer: Peer) -> None:
-        messages.append(peer.read())
+        peer.read()  # maybe after what comes later
         peer.hang()
 
     def later(peer: Peer) -> None:
@@ -236,12 +240,12 @@ def test_a_starved_daemon_finds_the_message_later(socket_path: Path) -> None:
         asker = Asker(daemon.path, waits=RecordedWaits())
         assert not asker.is_ready(ROOT, NAME, holding=False)
         asker.lock_taken(ROOT, NAME, LOCK)
-        while len(messages) < 3:
+        while len(messages) < 2:
             assert daemon.connections <= 2
         asker.close()
-    assert messages[1]["hello"]["root"] == ROOT
-    assert messages[2]["op"] == "holding"
-    assert messages[2]["inode"] == 7
+    assert messages[0]["hello"]["root"] == ROOT
+    assert messages[1]["op"] == "holding"
+    assert messages[1]["inode"] == 7
 
 
 def test_failures_are_told_with_the_next_greeting_once(socket_path: Path) -> None:

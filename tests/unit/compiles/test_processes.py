@@ -14,6 +14,7 @@ import pytest
 
 from neffd.compiles import processes
 from neffd.compiles.processes import Watched
+from tests.harness.waiting import eventually
 from tests.unit.waiting import until
 
 KEY = "MODULE_112233445566+e30acd3a"
@@ -23,8 +24,11 @@ KEY = "MODULE_112233445566+e30acd3a"
 def sleeping(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process that ends when its standard input does, or when it is killed."""
     script = "import sys; sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", script, *arguments], stdin=subprocess.PIPE) as process:
+    command = [sys.executable, "-c", script, *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         try:
+            # For a moment after it has begun it has no arguments that could be seen.
+            eventually(Path(f"/proc/{process.pid}/cmdline").read_bytes, "its arguments")
             yield process
         finally:
             process.kill()

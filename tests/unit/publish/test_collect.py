@@ -9,9 +9,13 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from watchdog.observers.inotify import InotifyObserver
+from watchdog.utils import BaseThread
 
 from neffd.layouts import xla
 from neffd.publish.journal import Journal
@@ -19,7 +23,8 @@ from neffd.publish.watch import MAX_ENTRY_WATCHES
 from neffd.store.index import Index
 from neffd.store.root import CacheRoot
 from tests.harness import entries
-from tests.unit.publish.conftest import collecting, taken_names
+from tests.unit.publish.conftest import Collecting, collecting, taken_names
+from tests.unit.waiting import until
 
 WITHIN_S = 5.0  # the promise is a second; the machine may be busy
 
@@ -290,6 +295,30 @@ async def _meet_closed_folders(home: Path) -> None:
         assert {reason for reason, _ in host.problems} == {"cannot-read"}
         assert all("setfacl" in hint for _, hint in host.problems)
     database.close()
+
+
+async def test_ended_while_it_starts_no_thread_of_watchdog_stays(
+    root: CacheRoot, index: Index, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that stay would hold up the end of the daemon."""
+    starting, is_cancelled = threading.Event(), threading.Event()
+
+    class Slow(InotifyObserver):
+        def start(self) -> None:
+            starting.set()
+            assert is_cancelled.wait(WITHIN_S)
+            super().start()
+
+    monkeypatch.setattr("neffd.publish.watch.InotifyObserver", Slow)
+    workers = ThreadPoolExecutor(2)
+    made = Collecting(root, index, journal, workers)
+    task = asyncio.create_task(made.collector.run())  # noqa: TID251
+    await until(starting.is_set, "the start")
+    task.cancel()
+    asyncio.get_running_loop().call_later(0.1, is_cancelled.set)  # the stop has begun by then, or it has nothing to do
+    await asyncio.wait({task})
+    workers.shutdown()
+    assert not [thread for thread in threading.enumerate() if isinstance(thread, BaseThread)]
 
 
 def _inotify_watches() -> list[int]:

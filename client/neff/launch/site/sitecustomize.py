@@ -93,5 +93,5 @@ try:
     import sitecustomize  # noqa: F401
 finally:
     # Back in its place: some launchers hand sys.path on as PYTHONPATH.
-    if len(_path) > len(sys.path) and not any(map(_is_here, sys.path)):
+    if any(map(_is_here, _path)) and not any(map(_is_here, sys.path)):
         sys.path.insert(0, _HERE)
