@@ -122,7 +122,7 @@ def test_a_compiler_that_outlives_its_trainer_keeps_the_lock_until_it_ends(
         first.kill()
         eventually(lambda: compiling(host)[0]["holder"] == "gone", "the daemon knows")
         eventually(lambda: "still work on it" in host.log, "it has looked for others")
-        assert compiling(host)[0]["at_work"] == [compiler]
+        assert compiler in compiling(host)[0]["at_work"]  # and perhaps one of another test, at the same graph
         assert not is_gone(compiler)
         assert len(locks(host)) == 1
         os.kill(compiler, signal.SIGKILL)
