@@ -9,7 +9,7 @@ from neffd.compiles.board import Board, Place
 from neffd.compiles.keeper import Directory, Keeper
 from neffd.compiles.ledger import Ledger
 from neffd.compiles.stale import StaleLocks
-from neffd.config import LocksConfig
+from neffd.config_sections import LocksConfig
 from neffd.managed import ManagedRoot
 from neffd.metrics import Metrics
 from neffd.store.database import Database

@@ -18,7 +18,7 @@ from concurrent.futures import Executor
 from typing import Any, TypeVar
 
 from neff.keys import ModuleName
-from neffd.config import StoreConfig
+from neffd.config_sections import StoreConfig
 from neffd.metrics import Metrics
 from neffd.store.census import Census, Held
 from neffd.store.eviction import Entry, Goal, Kept, Limits, Policy, Selection, select

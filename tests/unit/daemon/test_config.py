@@ -13,15 +13,9 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from neffd.config import (
-    Config,
-    RemoteConfig,
-    UploadConfig,
-    keys,
-    load,
-    render,
-)
+from neffd.config import Config, RemoteConfig, keys, load, render
 from neffd.config_defaults import default_socket, default_state_dir, hub_endpoint
+from neffd.config_sections import UploadConfig
 from neffd.config_values import Address
 from neffd.errors import ConfigError
 
