@@ -23,6 +23,8 @@ from tests.soak.usage import Usage, growth_mb_per_hour, sample
 
 _REPO = "alice/cache"
 _SETTLED_SHARE = 1 / 6  # the first ten minutes of an hour are warming up
+# More than fit into an hour's commits would only wait in the journals.
+_ENTRY_EVERY_S = 2.0
 _FAULTS: list[dict[str, Any]] = [
     {"match": "POST .*/commit/main", "status": 503},
     {"match": "POST .*/commit/main", "status": 504, "landed": True},
@@ -48,6 +50,7 @@ class Soak:
     def __init__(self, folder: Path, hub: HubProcess, seed: int) -> None:
         self.hub = hub
         self._chance = random.Random(seed)
+        self._next_entry_at = 0.0
         token_file = folder / "token"
         token_file.write_text(hub.token("alice"))
         remote = {
@@ -67,7 +70,8 @@ class Soak:
     def step(self) -> None:
         """One piece of work: an entry, a fetch, a question for what nobody has, or a fault."""
         host, kind = self._chance.choice(self.hosts), self._chance.random()
-        if kind < 0.3:
+        if kind < 0.3 and time.monotonic() >= self._next_entry_at:
+            self._next_entry_at = time.monotonic() + _ENTRY_EVERY_S
             name = entries.module(len(self.made))
             size_bytes = self._chance.choice([3_000, 20_000, 400_000])
             content = entries.files(name, seed=len(self.made))
