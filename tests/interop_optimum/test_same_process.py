@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.interop, pytest.mark.timeout(240)]
 GRAPHS = ["adam_update", "convolution_block", "mlp_training_step", "softmax_cross_entropy"]
 NEW_GRAPH = "attention_forward"
 STOCK = "libneuronxla.neuron_cc_cache"
-PATCHED = ["exists", "hlo_acquire_lock", "hlo_release_lock", "lookup"]
+PATCHED = ["exists", "hlo_acquire_lock", "hlo_release_lock", "lookup", "try_lookup_for_compile"]
 NEFF_FIRST = ("install_neff", "import_optimum")
 OPTIMUM_FIRST = ("import_optimum", "install_neff")
 

@@ -120,12 +120,13 @@ def write_registry(root: str, folder: str, model: str, namespace: str, neuron: d
 
 
 def hooks() -> dict[str, Any]:
-    """Whose factory of caches libneuronxla uses now, and which methods of its file cache are neff's."""
-    cache = importlib.import_module("libneuronxla.neuron_cc_cache")
+    """Whose factory libneuronxla uses now, and which methods of its file cache, inherited ones too, are neff's."""
+    module = importlib.import_module("libneuronxla.neuron_cc_cache")
+    cache = module.CompileCacheFs
     neff = str(Path(str(importlib.import_module("neff").__file__)).parent)
-    methods = {name: getattr(method, "__code__", None) for name, method in vars(cache.CompileCacheFs).items()}
+    methods = {name: getattr(getattr(cache, name), "__code__", None) for name in dir(cache)}
     return {
-        "factory": cache.create_compile_cache.__module__,
+        "factory": module.create_compile_cache.__module__,
         "neff": sorted(name for name, code in methods.items() if code and code.co_filename.startswith(neff)),
     }
 
