@@ -35,35 +35,8 @@ def manage(
     config, care = shared.config, shared.care
     problems = Problems(str(root.path))
     trust = Trust.of(root.path, config.upload.trusted_uids, config.upload.trusted_gids)
-    space = Space(
-        root,
-        shared.index,
-        shared.metrics,
-        shared.workers,
-        limits=limits_of(config.store, root),
-        policy=policy_of(config.store),
-        copies=remotes.copies,
-        is_settling=lambda name: collector.is_settling(name),
-        on_evicted=lambda name: care.history.note(root.path, name, "evicted"),
-        on_problem=problems.note,
-        on_healed=problems.over,
-    )
-    fetcher = Fetcher(
-        root,
-        remotes.sources,
-        shared.index,
-        shared.refusals,
-        shared.tasks,
-        shared.metrics,
-        shared.workers,
-        line=shared.line,
-        space=space,
-        stall_s=config.fetch.stall_s,
-        elsewhere=others,
-        clock=shared.clock,
-        on_problem=problems.note,
-        on_healed=problems.over,
-    )
+    space = _space(shared, remotes, root, problems, is_settling=lambda name: collector.is_settling(name))
+    fetcher = _fetcher(shared, remotes, root, problems, space, others)
     fetch_calmly = functools.partial(fetcher.resolve, urgent=False)
     root_care = care.look_after(root, config, trust, fetch=fetch_calmly, on_problem=problems.note)
 
@@ -82,7 +55,7 @@ def manage(
         settle_s=config.upload.settle_s,
         scan_s=config.scan_s,
         on_taken=is_taken,
-        on_unlocked=lambda name: on_unlocked(root, name),
+        on_unlocked=functools.partial(on_unlocked, root),
         on_namespace=remotes.use_namespace,
         on_look=lambda name, looks: root_care.saw(name, looks) if space.saw(name, looks) else None,
         on_scanned=space.scanned,
@@ -92,3 +65,51 @@ def manage(
         clock=shared.clock,
     )
     return ManagedRoot(root, fetcher, collector, space, problems)
+
+
+def _space(
+    shared: Resources,
+    remotes: RemoteList,
+    root: CacheRoot,
+    problems: Problems,
+    is_settling: Callable[[ModuleName], bool],
+) -> Space:
+    return Space(
+        root,
+        shared.index,
+        shared.metrics,
+        shared.workers,
+        limits=limits_of(shared.config.store, root),
+        policy=policy_of(shared.config.store),
+        copies=remotes.copies,
+        is_settling=is_settling,
+        on_evicted=lambda name: shared.care.history.note(root.path, name, "evicted"),
+        on_problem=problems.note,
+        on_healed=problems.over,
+    )
+
+
+def _fetcher(
+    shared: Resources,
+    remotes: RemoteList,
+    root: CacheRoot,
+    problems: Problems,
+    space: Space,
+    others: Callable[[], Collection[CacheRoot]],
+) -> Fetcher:
+    return Fetcher(
+        root,
+        remotes.sources,
+        shared.index,
+        shared.refusals,
+        shared.tasks,
+        shared.metrics,
+        shared.workers,
+        line=shared.line,
+        space=space,
+        stall_s=shared.config.fetch.stall_s,
+        elsewhere=others,
+        clock=shared.clock,
+        on_problem=problems.note,
+        on_healed=problems.over,
+    )

@@ -26,13 +26,6 @@ pytestmark = [
 
 
 @pytest.fixture
-def shared(tmp_path: Path) -> Path:
-    folder = tmp_path / "shared"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
 def clock(tmp_path: Path) -> Path:
     """The file that says how far the daemon's wall clock is off."""
     file = tmp_path / "clock"

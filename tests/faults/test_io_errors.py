@@ -21,13 +21,6 @@ NAME = entries.module(1)
 
 
 @pytest.fixture
-def shared(tmp_path: Path) -> Path:
-    folder = tmp_path / "shared"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
 def host(tmp_path: Path, shared: Path) -> Iterator[Daemon]:
     remotes = [{"name": "shared", "url": f"file://{shared}", "mode": "read-write", "poll_s": 0.5}]
     daemon = Daemon(tmp_path / "host", remotes)

@@ -42,13 +42,6 @@ def test_every_point_has_its_kill() -> None:
 
 
 @pytest.fixture
-def shared(tmp_path: Path) -> Path:
-    folder = tmp_path / "shared"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
 def host(tmp_path: Path, shared: Path) -> Iterator[Daemon]:
     daemon = Daemon(tmp_path / "host", _remotes(shared))
     yield daemon

@@ -7,9 +7,9 @@ import fcntl
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -139,6 +139,12 @@ def test_nobody_waits_and_the_lock_goes_all_the_same(make_daemon: MakeDaemon, sp
         assert outcome(spawn(host, lock_probe_s=SELDOM_S))[0]["compiled"]
 
 
+def written_down(host: Daemon) -> bool:
+    """Whether the database holds who has a lock: the only sign that the next daemon will know."""
+    with contextlib.closing(sqlite3.connect(f"file:{host.home}/state/neffd.db?mode=ro", uri=True)) as database:
+        return bool(database.execute("SELECT count(*) FROM held_locks").fetchone()[0])
+
+
 @pytest.mark.parametrize("dies", [True, False])
 def test_the_daemon_knows_who_held_a_lock_across_its_own_death(
     make_daemon: MakeDaemon, spawn: Spawn, dies: bool
@@ -147,7 +153,7 @@ def test_the_daemon_knows_who_held_a_lock_across_its_own_death(
         first = spawn(host, compile_s=4)
         eventually(lambda: compilers(host), "the compiler runs")
         eventually(lambda: [row for row in compiling(host) if row["holder"] == "process"], "the daemon knows")
-        time.sleep(0.5)  # until it is written down, which nobody can see
+        eventually(lambda: written_down(host), "it is written down")
         host.kill()
         if dies:
             os.killpg(first.pid, signal.SIGKILL)

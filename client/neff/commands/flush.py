@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 
 from neff import exitcodes
+from neff.commands.arguments import seconds
 from neff.commands.session import ANSWER_S, WAITS, fields, number, objects, session, status_of, texts
 from neff.connection import Connection
 from neff.errors import DaemonError, LostError, SilentError
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout",
         metavar="S",
-        type=_seconds,
+        type=seconds,
         default=_DEFAULT_TIMEOUT_S,
         help="how long to wait at most (default: %(default)g); what is left then stays in the daemon's queue",
     )
@@ -70,13 +71,3 @@ def _report(answer: Message, pending: float, where: list[str]) -> int:
         return exitcodes.PENDING
     print("nothing waits for upload" + (f", {len(parked)} parked" if parked else ""))
     return exitcodes.FAILED if parked else exitcodes.OK
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 86_400:
-        raise argparse.ArgumentTypeError(f"not a number of seconds between 0 and 86400: {text!r}")
-    return value

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import errno
 import json
-import math
 import os
 import shutil
 import sys
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 
 from neff import exitcodes, greeting
+from neff.commands.arguments import seconds
 from neff.commands.session import CONNECT_S, WAITS
 from neff.connection import connect, socket_candidates
 from neff.errors import DaemonError
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wait-daemon",
         metavar="S",
-        type=_seconds,
+        type=seconds,
         default=0.0,
         help="wait for the daemon up to S seconds before the command starts (default: %(default)g); it starts anyway",
     )
@@ -143,13 +143,3 @@ def _say(text: str) -> None:
     with suppress(OSError, ValueError):
         if sys.stderr is not None:
             print(f"neff: {text}", file=sys.stderr, flush=True)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 86_400:
-        raise argparse.ArgumentTypeError(f"not a number of seconds between 0 and 86400: {text!r}")
-    return value

@@ -122,10 +122,13 @@ class Keeper:
         if lockfile.identity(path) != lock or (uid != 0 and lockfile.owner(path) != uid):
             return
         pid = pid if self._watched.add(pid) else 0
-        since = self._clock() - lockfile.age_s(lock)
+        known = self._board.holder(place)
+        # Told again by a new connection: the wall clock may have jumped since the first time.
+        is_known = known is not None and known.lock == lock
+        since = known.since if known is not None and is_known else self._clock() - lockfile.age_s(lock)
         self._board.took(place, Holder(pid, uid, lock, since, connection))
         space = self._pid_space if pid else None
-        held = Held(pid, uid, processes.start_time(pid) if pid else None, space, self._boot_id, lock, time.time())
+        held = Held(pid, uid, processes.start_time(pid) if pid else None, space, self._boot_id, lock)
         self._ledger.held(place, held)
         self._changed.set()
 

@@ -13,13 +13,13 @@ from neff.keys import LockId, ModuleName
 from neffd.compiles.board import Place
 from neffd.store.database import Database
 
-_HELD = "INSERT OR REPLACE INTO held_locks VALUES (?,?,?,?,?,?,?,?,?,?,?)"
+_HELD = "INSERT OR REPLACE INTO held_locks VALUES (?,?,?,?,?,?,?,?,?,?)"
 _SEEN = "INSERT OR REPLACE INTO seen_locks VALUES (?,?,?,?,?,?)"
 _WHERE = " WHERE root = ? AND namespace = ? AND key = ?"
 
 
 class Held(NamedTuple):
-    """One lock's maker as the database keeps it. `since` is wall time; see `processes` for the other words."""
+    """One lock's maker as the database keeps it; see `processes` for the words."""
 
     pid: int
     uid: int
@@ -27,7 +27,6 @@ class Held(NamedTuple):
     pid_space: str | None
     boot_id: str
     lock: LockId
-    since: float
 
 
 class Seen(NamedTuple):
@@ -97,8 +96,8 @@ class Ledger:
 def _read(connection: sqlite3.Connection) -> tuple[dict[Place, Held], dict[Place, Seen], dict[ModuleName, float]]:
     held = {}
     for row in connection.execute("SELECT * FROM held_locks"):
-        _, _, _, pid, uid, start_time, pid_space, boot_id, inode, ctime_ns, since = row
-        held[_place(row)] = Held(pid, uid, start_time, pid_space, boot_id, LockId(inode, ctime_ns), since)
+        _, _, _, pid, uid, start_time, pid_space, boot_id, inode, ctime_ns = row
+        held[_place(row)] = Held(pid, uid, start_time, pid_space, boot_id, LockId(inode, ctime_ns))
     seen = {_place(row): Seen(LockId(*row[3:5]), row[5]) for row in connection.execute("SELECT * FROM seen_locks")}
     times = connection.execute(
         "SELECT namespace, key, compile_s FROM entries WHERE compile_s IS NOT NULL ORDER BY noted_at"
@@ -116,7 +115,7 @@ def _write(
         if kept is None:
             connection.execute("DELETE FROM held_locks" + _WHERE, where)
         else:
-            connection.execute(_HELD, (*where, *kept[:5], *kept.lock, kept.since))
+            connection.execute(_HELD, (*where, *kept[:5], *kept.lock))
     for place, sighting in seen:
         where = (place.root, *place.name)
         if sighting is None:

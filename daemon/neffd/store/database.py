@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import sqlite3
@@ -16,7 +15,7 @@ from typing import Any, TypeVar
 
 from neffd import points
 from neffd.errors import NeffdError
-from neffd.store import damage
+from neffd.store import damage, fsops
 from neffd.store.filesystem import network_file_system
 
 log = logging.getLogger(__name__)
@@ -78,7 +77,7 @@ _MIGRATIONS = (
     CREATE TABLE held_locks (           -- by processes that told us; see neffd.compiles.ledger
         root TEXT NOT NULL, namespace TEXT NOT NULL, key TEXT NOT NULL,
         pid INTEGER NOT NULL, uid INTEGER NOT NULL, start_time INTEGER, pid_space TEXT, boot_id TEXT NOT NULL,
-        inode INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, since REAL NOT NULL,
+        inode INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
         PRIMARY KEY (root, namespace, key)
     ) WITHOUT ROWID;
     CREATE TABLE seen_locks (           -- whose maker nobody knows
@@ -298,16 +297,11 @@ def _own(state_dir: Path) -> int:
             f"state directory {state_dir} cannot be used: {error.strerror}",
             "make it writable or set state_dir",
         ) from None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(fd)
-        raise NeffdError(
-            "already-running",
-            f"another neffd uses the state directory {state_dir}",
-            "stop it; a second daemon needs its own state_dir, socket, http and cache_dirs",
-        ) from None
-    return fd
+    return fsops.hold_for_life(
+        fd,
+        f"another neffd uses the state directory {state_dir}",
+        "stop it; a second daemon needs its own state_dir, socket, http and cache_dirs",
+    )
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
+
+from neffd.errors import NeffdError
 
 CHUNK_BYTES = 1 << 20
 _AT_FDCWD = -100
@@ -136,3 +139,16 @@ def sync_directory(path: Path) -> None:
 def remove_tree(path: Path) -> None:
     """Delete a folder of ours and all below it; what is already gone or not ours to delete is left."""
     shutil.rmtree(path, ignore_errors=True)
+
+
+def hold_for_life(fd: int, taken: str, hint: str) -> int:
+    """Lock an open file until this process ends, however it ends; returns `fd`.
+
+    Raises NeffdError, saying `taken` and `hint`, where another process holds it; `fd` is closed then.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise NeffdError("already-running", taken, hint) from None
+    return fd

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Collection
 from pathlib import Path
 
-from neffd.errors import NeffdError
 from neffd.store import fsops
 from neffd.store.root import CacheRoot
 
@@ -19,16 +17,9 @@ def own_staging(root: CacheRoot) -> int:
     Raises NeffdError if there is one.
     """
     fd = os.open(root.staging / "neffd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(fd)
-        raise NeffdError(
-            "already-running",
-            f"another neffd serves the cache directory {root.path}",
-            "stop it, or give this one other cache_dirs",
-        ) from None
-    return fd
+    return fsops.hold_for_life(
+        fd, f"another neffd serves the cache directory {root.path}", "stop it, or give this one other cache_dirs"
+    )
 
 
 def clean_staging(root: CacheRoot, pinned: Collection[Path]) -> None:

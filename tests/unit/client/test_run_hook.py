@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from neff.hook import CACHE_MODULE, Hook
+from neff.hook import Hook
 from neff.keys import ModuleName
 from neff.launch import counts
 from neff.notices import Notices
 from neff.protocol import READY
 from neff.tally import Tally
-from tests.neuron.env import importable_stack
 from tests.unit.client.hooked import KEY, MODERN, Answers
 
 NAME = ModuleName(MODERN, KEY)
 FLAGS = ["--target=trn1"]
-
-
-@pytest.fixture
-def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.delenv("NEURON_STANDIN_GENERATION", raising=False)
-    monkeypatch.delenv("NEURON_STANDIN_COMPILER_VERSION", raising=False)
-    with importable_stack():
-        yield importlib.import_module(CACHE_MODULE)
 
 
 @pytest.fixture

@@ -107,7 +107,7 @@ async def host(tmp_path: Path) -> AsyncIterator[Host]:
 
 
 def held(lock: LockId, pid: int, **changes: object) -> Held:
-    known = Held(pid, os.getuid(), processes.start_time(pid), processes.pid_space(), boot_id(), lock, time.time())
+    known = Held(pid, os.getuid(), processes.start_time(pid), processes.pid_space(), boot_id(), lock)
     return known._replace(**changes)  # type: ignore[arg-type]
 
 
@@ -165,6 +165,15 @@ async def test_a_holder_that_ended_while_no_daemon_looked_is_known_to_be_gone(ho
         await host.note(held=held(host.make_lock(), pid, start_time=1))
         host.start()
         await until(lambda: not host.lock.exists(), "the lock is removed")
+
+
+async def test_a_lock_that_is_told_again_is_as_old_as_before(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = host.make_lock()
+    host.keeper.took(host.place, lock, pid=os.getpid(), uid=os.getuid(), connection=1)
+    monkeypatch.setattr(lockfile, "age_s", lambda lock: 1e9)  # the wall clock has jumped
+    host.keeper.took(host.place, lock, pid=os.getpid(), uid=os.getuid(), connection=2)
+    assert host.keeper.facts(host.place)["since_s"] < 1e6
+    host.start()
 
 
 async def test_a_number_that_another_process_has_now_proves_the_first_one_gone(host: Host) -> None:

@@ -18,7 +18,7 @@ from neffd.store.database import Database
 from tests.harness import entries
 
 PLACES = [Place("/cache", entries.module(number)) for number in (1, 2)]
-HELD = Held(4711, 1000, 55, "1:2", "boot", LockId(3, 4), 1_700_000_000.5)
+HELD = Held(4711, 1000, 55, "1:2", "boot", LockId(3, 4))
 SEEN = Seen(LockId(5, 6), "boot")
 
 

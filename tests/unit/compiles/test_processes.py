@@ -86,7 +86,7 @@ async def test_one_that_nobody_asks_about_any_more_is_not_told() -> None:
 
 
 def test_which_processes_name_a_module() -> None:
-    with sleeping(f"/work/model.{KEY}.hlo_module.pb", "-O1") as process:
+    with sleeping(f"model.{KEY}.hlo_module.pb", "-O1") as process:
         found = processes.naming([KEY, "MODULE_9+00000000"])
         assert list(found[KEY]) == [process.pid]
         assert KEY in found[KEY][process.pid] or found[KEY][process.pid].endswith("…")
