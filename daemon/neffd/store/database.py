@@ -110,6 +110,25 @@ _MIGRATIONS = (
         PRIMARY KEY (root, namespace, key)
     ) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE runs (                 -- jobs and the modules they used; see neffd.runs.book
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        instance TEXT NOT NULL UNIQUE,  -- which start of which job
+        run_key TEXT NOT NULL,          -- or empty, where nobody said what it runs
+        ingredients TEXT NOT NULL,      -- JSON
+        is_private INTEGER NOT NULL,
+        began_at REAL NOT NULL, heard_at REAL NOT NULL, ended_at REAL
+    );
+    CREATE INDEX runs_by_key ON runs (run_key, id);
+    CREATE TABLE run_modules (
+        run_id INTEGER NOT NULL REFERENCES runs(id) ON DELETE CASCADE,
+        position INTEGER NOT NULL,      -- in order of first use
+        root TEXT NOT NULL, namespace TEXT NOT NULL, key TEXT NOT NULL,
+        how TEXT NOT NULL,              -- local, fetched, prefetched, compiled, asked
+        size_bytes INTEGER, compile_s REAL,
+        PRIMARY KEY (run_id, namespace, key)
+    ) WITHOUT ROWID;
+    """,
 )
 
 
