@@ -1,7 +1,8 @@
 """What a trainer's questions share: connections, remembered answers, the back-off, what has been said.
 
 One connection a thread and cache directory; none is ever used by a forked child. One remembered answer a key and
-process. A daemon that fails is left alone for a while, by all threads together, and the reason is said once.
+process. A daemon that fails, or costs more than it brings, is left alone for a while, by all threads together, and the
+reason is said once.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TypeVar
 
 from neff import forks, greeting
 from neff.backoff import BackOff
+from neff.budget import WaitingBudget
 from neff.connection import Connection, connect, post, socket_candidates
 from neff.errors import DaemonError, LostError, SilentError
 from neff.keys import LockId, ModuleName
@@ -37,6 +39,7 @@ _STOPPING = "stopping"
 _FAILED_BEFORE = "failed-before"
 _GAVE_UP = "gave-up"
 _SILENT = "silent"
+_TOO_SLOW = "too-slow"
 _TELL_EVERY_S = 60.0
 
 # Where the daemon does not let a caller wait, or cannot see what the caller sees.
@@ -59,7 +62,8 @@ class Asker:
         self.socket_path = socket_path
         self._waits = waits or Waits()
         self._notices = notices or Notices()
-        self._backoff = BackOff()
+        self._backoff = BackOff()  # a forked child goes on with these two as they are
+        self._budget = WaitingBudget()
         self._settled: dict[_Question, str] = {}
         self.arrivals: dict[ModuleName, Message] = {}  # what was said of modules that came from a remote
         self._muted_until_s: dict[_Question, float] = {}
@@ -68,7 +72,7 @@ class Asker:
 
     def _start_without_connections(self) -> None:
         self._contact_lock = threading.Lock()  # held while a connection is made: one attempt at a time
-        self._state_lock = threading.Lock()  # around the back-off; never held while waiting
+        self._state_lock = threading.Lock()  # around back-off, budget and counts; never held while waiting
         self._of_thread = threading.local()
         self._open: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._locks: dict[_Question, LockId] = {}
@@ -87,6 +91,11 @@ class Asker:
         for connection in list(self._open):
             connection.close()
 
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing has failed since the daemon last answered."""
+        return self._backoff.is_well
+
     def is_ready(self, root: str, name: ModuleName, *, holding: bool) -> bool:
         """Whether the daemon says that module `name` is now in the cache directory `root`; waits while it fetches.
 
@@ -98,12 +107,13 @@ class Asker:
             return self._settled[question] == READY
         started_s = self._waits.now_s()
         with self._state_lock:
-            if not self._backoff.admits(started_s):
+            if not self._budget.left_s(started_s) or not self._backoff.admits(started_s):
                 return False
         patience: FetchPatience | None = None
+        answer: str | None = None
         try:
             alive_s = self._connection(root, started_s).alive_s
-            patience = limit = FetchPatience(self._waits.now_s(), alive_s)
+            patience = limit = self._new_patience(alive_s)
             answer = self._with_connection(
                 root, started_s, lambda connection: self._ask_once(connection, name, holding, limit)
             )
@@ -112,6 +122,9 @@ class Asker:
         except DaemonError as error:
             self._failed(question, error, patience, started_s)
             return False
+        finally:
+            if patience is not None:
+                self._account(patience.asked_s, brought=answer == READY)
         return self._settle(question, answer, started_s)
 
     def lock_taken(self, root: str, name: ModuleName, lock: LockId) -> None:
@@ -186,8 +199,8 @@ class Asker:
             # This caller has waited once for this key and compiles; the second look that it takes must not wait again.
             self._settled[question] = _GAVE_UP
             self.count_failure(_GAVE_UP)
-            if patience.is_fetching and not patience.is_hung(self._waits.now_s()):
-                return  # the daemon is fine, only this fetch was too slow
+            if not patience.is_hung(self._waits.now_s()):
+                return  # the daemon lives, and is only too slow for what we can afford
         self._leave_alone(error, started_s)
 
     def _leave_alone(self, error: DaemonError, started_s: float) -> None:
@@ -197,6 +210,33 @@ class Asker:
             self._backoff.failed(started_s, self._waits.now_s())
             self._is_silent = error.reason == _SILENT
         self._notices.say(error.reason, f"{error}; graphs that are not in the local cache are compiled")
+
+    def _new_patience(self, alive_s: float | None) -> FetchPatience:
+        now_s = self._waits.now_s()
+        with self._state_lock:
+            left_s = self._budget.left_s(now_s)
+        if not left_s:
+            raise _NotNowError(_TOO_SLOW, "nothing is left to wait with")
+        return FetchPatience(now_s, alive_s, left_s)
+
+    def _account(self, began_s: float, *, brought: bool = False) -> None:
+        """A wait has ended that began at `began_s`; whether it brought an entry."""
+        now_s = self._waits.now_s()
+        with self._state_lock:
+            if brought:
+                self._budget.restore()
+                return
+            is_spent = self._budget.wasted(now_s - began_s, now_s)
+            if not is_spent or not self._backoff.is_well:
+                return  # why a failed daemon is left alone is said already
+        self.count_failure(_TOO_SLOW)
+        self._notices.say(
+            _TOO_SLOW,
+            "waiting for the daemon has brought too little lately; for a while it is not asked, "
+            "and graphs that are not in the local cache are compiled",
+        )
+        for _, connection in self._of_thread.__dict__.values():
+            connection.close()  # failures are told with a greeting
 
     def _with_connection(self, root: str, started_s: float, do: Callable[[Connection], _Result]) -> _Result:
         connection = self._connection(root, started_s)
@@ -210,11 +250,12 @@ class Asker:
         return do(self._connection(root, self._waits.now_s()))
 
     def _tell(self, root: str, op: str, fields: Message) -> None:
-        """Without waiting for an answer. A daemon that was silent may be starved: it finds the message later."""
+        """Without waiting for an answer. A daemon that is silent or slow may be starved: it finds the message later."""
         started_s = self._waits.now_s()
         with self._state_lock:
             is_well, is_silent = self._backoff.is_well, self._is_silent
-        if is_well:
+            is_slow = not self._budget.left_s(started_s)
+        if is_well and not is_slow:
             try:
                 self._with_connection(root, started_s, lambda connection: connection.tell(op, fields))
             except _NotNowError:
@@ -224,7 +265,7 @@ class Asker:
                 is_silent = error.reason == _SILENT
             else:
                 return
-        if is_silent:
+        if is_silent or is_slow:
             hello = greeting.of_trainer(root, greeting.identity_of(root))
             post(socket_candidates(self.socket_path), [{"hello": hello}, {"id": 1, "op": op, **fields}], self._waits)
 
@@ -274,18 +315,20 @@ class Asker:
 
     def _connection(self, root: str, started_s: float) -> Connection:
         """This thread's connection for `root`, made if need be; raises DaemonError."""
-        identity = greeting.identity_of(root)
-        of_thread: dict[str, tuple[greeting.Identity, Connection]] = self._of_thread.__dict__
+        told_as = greeting.told_as(root)
+        of_thread: dict[str, tuple[greeting.ToldAs, Connection]] = self._of_thread.__dict__
         known = of_thread.get(root)
-        if known is not None and known[0] == identity and not known[1].is_closed:
+        if known is not None and known[0] == told_as and not known[1].is_closed:
             return known[1]
-        connection = self._contact(greeting.of_trainer(root, identity), started_s)
-        of_thread[root] = (identity, connection)
+        connection = self._contact(greeting.of_trainer(root, told_as.identity), started_s)
+        of_thread[root] = (told_as, connection)
         return connection
 
     def _contact(self, hello: dict[str, object], started_s: float) -> Connection:
         # Bounded, also because a signal handler may ask in the middle of this thread's own attempt.
+        began_s = self._waits.now_s()
         if not self._contact_lock.acquire(timeout=2 * CONNECT_S):
+            self._account(began_s)
             raise _NotNowError("busy", "other threads are connecting")
         try:
             with self._state_lock:
@@ -304,6 +347,7 @@ class Asker:
             raise
         finally:
             self._contact_lock.release()
+            self._account(began_s)
         self._open.add(connection)
         self._introduce(connection, str(hello["root"]), failures)
         if connection.reason is not None:

@@ -13,7 +13,7 @@ LONGEST_FETCH_S = 600.0
 # While it fetches, the daemon speaks at least once a second: after this much silence it is not slow but hung.
 HUNG_AFTER_S = 2.5
 # How late a sign of life may come.
-LATE_S = 0.75
+LATE_S = 0.5
 # While somebody waits for a lock, the daemon speaks at least once a second.
 WAIT_SILENCE_S = 5.0
 
@@ -34,13 +34,14 @@ class FetchPatience:
 
     Args:
         alive_s: how often the daemon promises to say something while it looks; None if it does not.
+        first_answer_s: how long the first answer may take.
     """
 
-    def __init__(self, now_s: float, alive_s: float | None = None) -> None:
+    def __init__(self, now_s: float, alive_s: float | None = None, first_answer_s: float = FIRST_ANSWER_S) -> None:
         self._silence_s = FIRST_ANSWER_S if alive_s is None else alive_s + LATE_S
-        self._first_answer_by_s = now_s + FIRST_ANSWER_S
+        self._first_answer_by_s = now_s + min(first_answer_s, FIRST_ANSWER_S)
         self.deadline_s = min(self._first_answer_by_s, now_s + self._silence_s)
-        self._asked_s = now_s
+        self.asked_s = now_s
         self._heard_s = now_s
         self._more_bytes_s = now_s
         self._done_bytes = -1.0
@@ -56,15 +57,10 @@ class FetchPatience:
             self._done_bytes = done_bytes
             self._more_bytes_s = now_s
         give_up_s = min(_number(message.get("give_up_s"), LONGEST_FETCH_S), LONGEST_FETCH_S)
-        self.deadline_s = min(self._more_bytes_s + NO_BYTES_S, self._asked_s + give_up_s)
-
-    @property
-    def is_fetching(self) -> bool:
-        """Whether the daemon has found the entry and is bringing it."""
-        return self._done_bytes >= 0
+        self.deadline_s = min(self._more_bytes_s + NO_BYTES_S, self.asked_s + give_up_s)
 
     def is_hung(self, now_s: float) -> bool:
-        """Whether the daemon itself has fallen silent, and not only the download."""
+        """Whether the daemon itself has fallen silent, and is not only slow."""
         return now_s - self._heard_s >= min(HUNG_AFTER_S, self._silence_s)
 
 

@@ -74,7 +74,8 @@ def _no_good() -> list[Figure]:
         "dead": None,
         "hung": lambda peer: peer.hang(),
         "hung after its greeting": _hung_after_greeting,
-        "slow": _slow,
+        "endlessly slow": _slow,
+        "0.4 s an answer": _a_little_slow,
     }
     return [Figure(f"{kind} daemon, {_GRAPHS} graphs", _cost_s(script), "s") for kind, script in kinds.items()]
 
@@ -91,6 +92,17 @@ def _slow(peer: Peer) -> None:
     while True:
         peer.send({"id": request["id"], "key": request.get("keys", ["?"])[0], "state": "asking"})
         time.sleep(0.5)
+
+
+def _a_little_slow(peer: Peer) -> None:
+    """Has none of them, and takes its time to say so."""
+    peer.greet(alive_s=1.0)
+    while True:
+        request = peer.read()
+        if request["op"] == "resolve":
+            time.sleep(0.4)
+            answer = {"id": request["id"], "key": request["keys"][0], "state": "absent", "reason": "not-on-remotes"}
+            peer.send(answer, {"id": request["id"], "done": True})
 
 
 def _cost_s(script: Callable[[Peer], None] | None) -> float:

@@ -23,6 +23,7 @@ from neffd.config import Config
 from neffd.fetch.flight import Answer, Flight
 from neffd.metrics import Metrics
 from neffd.publish.take import Trust
+from neffd.serve.status import Problems
 from neffd.store.database import Database
 from neffd.store.root import CacheRoot, FileFacts, Inspection
 from neffd.tasks import Tasks
@@ -103,7 +104,7 @@ class Care:
         trust: Trust,
         *,
         fetch: Callable[[ModuleName], Answer | Flight],
-        on_problem: Callable[[str, str, str], None],
+        problems: Problems,
     ) -> RootCare:
         """Look after one more cache directory; `fetch` begins to bring a module that nobody waits for yet."""
         note = functools.partial(self.history.note, root.path)
@@ -116,7 +117,7 @@ class Care:
             trust=trust,
             settle_s=config.upload.settle_s,
             note=note,
-            on_problem=on_problem,
+            problems=problems,
             clock=self._clock,
         )
         pending = None

@@ -26,6 +26,7 @@ from neffd.care.verdict import Kept, Policy, reason_to_keep
 from neffd.layouts import xla
 from neffd.metrics import Metrics
 from neffd.publish.take import Trust
+from neffd.serve.status import Problems
 from neffd.store import sharing
 from neffd.store.database import Database
 from neffd.store.root import CacheRoot, FileFacts, Inspection
@@ -81,7 +82,7 @@ class FailedEntries:
         trust: Trust,
         settle_s: float,
         note: Note = lambda name, what, **facts: None,
-        on_problem: Callable[[str, str, str], None] = lambda reason, detail, hint: None,
+        problems: Problems | None = None,
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -93,7 +94,7 @@ class FailedEntries:
         self._trust = trust
         self._settle_s = settle_s
         self._note = note
-        self._on_problem = on_problem
+        self._problems = problems or Problems(str(root.path))
         self._wall = wall
         self._clock = clock
         self._due: set[ModuleName] = set()
@@ -101,6 +102,7 @@ class FailedEntries:
         self._judged: dict[ModuleName, _Done] = {}
         self._no_failures: dict[ModuleName, FileFacts] = {}
         self._recovered: set[ModuleName] = set()
+        self._reported: dict[ModuleName, str] = {}  # for which reason
         self._wake = Wake()
 
     def saw(self, name: ModuleName, looks: Inspection) -> None:
@@ -108,7 +110,7 @@ class FailedEntries:
         if looks.state is xla.State.FAILED or (looks.state is xla.State.READY and self._is_suspect(name, looks)):
             self._due.add(name)
             self._wake.set()
-        elif name in self._judged or name in self._retries.counts:
+        elif name in self._judged or name in self._retries.counts or name in self._reported:
             self._over(name, is_ready=looks.state is xla.State.READY)
 
     def kept(self, name: ModuleName) -> Kept | None:
@@ -152,7 +154,7 @@ class FailedEntries:
         except FileNotFoundError:  # it changes; the collector looks again
             found = None
         except CannotSetAside as error:
-            self._on_problem(error.reason, str(error), sharing.share_command(self._root.path))
+            self._report(name, error.reason, str(error), sharing.share_command(self._root.path))
             found = None
         except (OSError, sqlite3.Error) as error:
             log.warning("failed entry %s: %s", name, error)
@@ -223,6 +225,7 @@ class FailedEntries:
 
     def _tell(self, name: ModuleName, done: _Done) -> None:
         self._judged[name] = done
+        self._mended(name)
         failure, kept = done.failure, done.kept
         facts: dict[str, Any] = {"reason": failure.reason, "text": failure.text, "retried": done.retried}
         if kept is None:
@@ -237,16 +240,26 @@ class FailedEntries:
         )
         if kept.reason == "untrusted-owner":
             detail = f"{name}: the log of a failed compile belongs to uid {done.record.facts.uid}"
-            self._on_problem(kept.reason, detail, "add its owner to upload.trusted_uids")
-        elif kept.reason in ("cannot-remove", "cannot-read"):
-            self._on_problem(kept.reason, str(done.record.path), sharing.share_command(self._root.path))
+            self._report(name, kept.reason, detail, "add its owner to upload.trusted_uids")
+        elif kept.reason in _MENDABLE:
+            self._report(name, kept.reason, str(done.record.path), sharing.share_command(self._root.path))
 
     def _over(self, name: ModuleName, *, is_ready: bool) -> None:
         """The entry is no failed one any more; when it became ready, its retries count from 0 again."""
         self._judged.pop(name, None)
+        self._mended(name)
         if is_ready and name in self._retries.counts:
             self._recovered.add(name)
             self._wake.set()
+
+    def _report(self, name: ModuleName, reason: str, detail: str, hint: str) -> None:
+        self._reported[name] = reason
+        self._problems.note(reason, detail, hint, _subject(name))
+
+    def _mended(self, name: ModuleName) -> None:
+        reason = self._reported.pop(name, None)
+        if reason is not None:
+            self._problems.over(reason, subject=_subject(name))
 
     async def _in_worker(self, work: Callable[..., Any], *args: object) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._workers, work, *args)
@@ -287,6 +300,10 @@ class _Retries:
         self._database.run_blocking(
             lambda connection: connection.execute(f"DELETE FROM failures WHERE {where}", (self._root, *name))
         )
+
+
+def _subject(name: ModuleName) -> str:
+    return f"{name}/{xla.FAILURE_LOG}"
 
 
 def _seconds(record: Record) -> float:

@@ -79,6 +79,14 @@ RULES = (
         is_transient=True,
     ),
     _rule(
+        "not-started",
+        r"\bModuleNotFoundError\b|error while loading shared libraries"
+        r"|(?:No such file or directory|Permission denied): '[^']{0,256}neuronx-cc'"
+        rf"|\bneuronx-cc: (?:(?:command )?not found|Permission denied)|{_CODE}12[67]\b",
+        "contract 5.1: 127 where exec failed, 126 before it; Python, the loader and shells in their own words",
+        is_transient=True,
+    ),
+    _rule(
         "compiler-error",
         r"\bNCC_[A-Z0-9_]{2,40}\b|\[[A-Z]{3}[0-9]{3}\]",
         "contract 5.3: NCC_*, [XTP003], [TEN404], [NLA001], [DVR002]",

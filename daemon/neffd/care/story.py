@@ -26,6 +26,7 @@ _T = TypeVar("_T")
 
 _MOST_EVENTS = 50
 _MOST_MATCHES = 20
+_MOST_FOUND = 1_000
 # Fewer characters than this would match half of everything.
 _PART_OF_KEY = re.compile(r"[0-9A-Za-z_+-]{4,140}")
 _PREFIX = "MODULE_"
@@ -84,7 +85,8 @@ class Stories:
         """The document for a name, a bare key, or the unique beginning of one."""
         matches = await self._matches(text)
         if len(matches) != 1:
-            return {"known": False, "matches": [str(name) for name in matches[:_MOST_MATCHES]]}
+            shown = matches[:_MOST_MATCHES]
+            return {"known": False, "matches": [str(name) for name in shown], "more": len(matches) - len(shown)}
         return await self._story(matches[0])
 
     async def _matches(self, text: str) -> list[ModuleName]:
@@ -100,10 +102,10 @@ class Stories:
 
     async def _starting(self, start: str) -> list[ModuleName]:
         """Modules that this host has heard of whose key begins with `start`."""
-        noted = await self._database.run(lambda connection: names_noted(connection, start, _MOST_MATCHES))
+        noted = await self._database.run(lambda connection: names_noted(connection, start, _MOST_FOUND))
         here = await self._in_worker(_folders, [place.root for place in self._places()], start)
         remote = [
-            ModuleName(*name) for _, listing in self._listings() for name in listing.keys_starting(start, _MOST_MATCHES)
+            ModuleName(*name) for _, listing in self._listings() for name in listing.keys_starting(start, _MOST_FOUND)
         ]
         return sorted({*noted, *here, *remote})
 

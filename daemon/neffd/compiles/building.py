@@ -27,15 +27,18 @@ def keeper_of(
     workers: Executor,
     *,
     on_compiled: Callable[[Place, int, int, float], None],
+    on_lock_removed: Callable[[Place, str], None],
     clock: Callable[[], float],
 ) -> Keeper:
-    """The keeper of these cache directories; see `Keeper` for the arguments."""
+    """The keeper of these cache directories; see `Keeper` and `StaleLocks` for the arguments."""
     directories = {
         str(managed.root.path): Directory(managed.root, managed.collector.locked, managed.fetcher.nudge)
         for managed in roots
     }
     problems = {str(managed.root.path): managed.problems for managed in roots}
-    stale = StaleLocks(problems, tasks, metrics, workers, clears=config.clear_stale, clock=clock)
+    stale = StaleLocks(
+        problems, tasks, metrics, workers, clears=config.clear_stale, clock=clock, on_removed=on_lock_removed
+    )
     return Keeper(
         directories,
         Board(config.max_waiters_per_uid, clock),

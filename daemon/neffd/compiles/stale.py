@@ -53,6 +53,7 @@ class StaleLocks:
     Args:
         problems: where to report, by cache directory.
         clears: whether a proven stale lock is removed, or only reported.
+        on_removed: told of every removal: place, and the proof.
         clock: monotonic seconds.
 
     Attributes:
@@ -68,12 +69,14 @@ class StaleLocks:
         *,
         clears: bool,
         clock: Callable[[], float],
+        on_removed: Callable[[Place, str], None] = lambda place, proof: None,
     ) -> None:
         self._problems = problems
         self._tasks = tasks
         self._metrics = metrics
         self._workers = workers
         self._clears = clears
+        self._on_removed = on_removed
         self._clock = clock
         self._clearing: set[Place] = set()
         self._at_work: dict[Place, list[int]] = {}
@@ -134,6 +137,7 @@ class StaleLocks:
         if removal is Removal.REMOVED:
             log.warning("removed the lock of %s: %s", place.name, proof)
             self._metrics.stale_locks.inc()
+            self._on_removed(place, proof)
         self.on_gone(place, lock)
 
     def _note(self, place: Place, path: Path, detail: str, candidates: frozenset[int] | None = None) -> None:

@@ -8,7 +8,18 @@ from neffd.metrics import Metrics
 
 # A client's words become labels: only those that are known.
 REASONS = frozenset(
-    {"no-daemon", "no-permission", "silent", "lost", "garbage", "unsupported", "stopping", "gave-up", "internal-error"}
+    {
+        "no-daemon",
+        "no-permission",
+        "silent",
+        "lost",
+        "garbage",
+        "unsupported",
+        "stopping",
+        "gave-up",
+        "too-slow",
+        "internal-error",
+    }
 )
 _OTHER = "other"
 _MOST = 1_000_000

@@ -11,39 +11,55 @@ log = logging.getLogger(__name__)
 
 _FATAL = ("disk",)
 _MOST = 50
+_MOST_SUBJECTS = 10_000
 
 
 class Problems:
     """What is wrong with one cache directory: logged when it first appears, shown until it is over.
 
-    Problems with the same remedy are one problem, however many entries meet it; the first one is the example.
+    Problems with the same remedy are one problem, however many subjects (entries, say) meet it; one of them is the
+    example. It is over when it is over for the last of them.
     """
 
     def __init__(self, where: str) -> None:
         self._where = where
-        self._noted: dict[tuple[str, str], str] = {}
+        self._noted: dict[tuple[str, str], dict[str, str]] = {}  # details by subject
 
-    def note(self, reason: str, detail: str, hint: str) -> None:
-        """Say a problem; the same one is said once."""
-        if (reason, hint) in self._noted or len(self._noted) >= _MOST:
-            return
-        self._noted[reason, hint] = detail
-        log.warning("%s: %s: %s%s", self._where, reason, detail, f" (try: {hint})" if hint else "")
+    def note(self, reason: str, detail: str, hint: str, subject: str = "") -> None:
+        """Say a problem that `subject` has; the same one is said once, whoever has it."""
+        details = self._noted.get((reason, hint))
+        if details is not None:
+            if len(details) < _MOST_SUBJECTS:
+                details.setdefault(subject, detail)
+        elif len(self._noted) < _MOST:
+            self._noted[reason, hint] = {subject: detail}
+            log.warning("%s: %s: %s%s", self._where, reason, detail, f" (try: {hint})" if hint else "")
 
-    def over(self, reason: str, hint: str | None = None) -> None:
-        """What failed for `reason` works again; with `hint` only the problem that had this remedy."""
-        ended = {key for key in self._noted if key[0] == reason and hint in (None, key[1])}
-        if ended:
-            log.info("%s: %s: over", self._where, reason)
-            self._noted = {key: detail for key, detail in self._noted.items() if key not in ended}
+    def over(self, reason: str, hint: str | None = None, subject: str | None = None) -> None:
+        """What failed for `reason` works again.
+
+        Args:
+            hint: only the problem that had this remedy; any where it is None.
+            subject: only for this one; for all where it is None.
+        """
+        for key in [key for key in self._noted if key[0] == reason and hint in (None, key[1])]:
+            details = self._noted[key]
+            if subject is not None:
+                details.pop(subject, None)
+            if subject is None or not details:
+                del self._noted[key]
+                log.info("%s: %s: over", self._where, reason)
 
     def fatal(self) -> list[str]:
         """Those that keep the daemon from its work."""
-        return [f"{reason}: {detail}" for (reason, _), detail in self._noted.items() if reason in _FATAL]
+        return [f"{reason}: {detail}" for reason, _, detail in self._shown() if reason in _FATAL]
 
     def status(self) -> list[dict[str, str]]:
         """For the status document."""
-        return [{"reason": reason, "detail": detail, "hint": hint} for (reason, hint), detail in self._noted.items()]
+        return [{"reason": reason, "detail": detail, "hint": hint} for reason, hint, detail in self._shown()]
+
+    def _shown(self) -> list[tuple[str, str, str]]:
+        return [(*key, next(iter(details.values()))) for key, details in self._noted.items()]
 
 
 def counters(metrics: Metrics) -> dict[str, Any]:

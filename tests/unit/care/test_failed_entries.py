@@ -22,6 +22,7 @@ from neffd.care.verdict import Policy
 from neffd.layouts import xla
 from neffd.metrics import Metrics
 from neffd.publish.take import Trust
+from neffd.serve.status import Problems
 from neffd.store import fsops
 from neffd.store.database import Database
 from neffd.store.root import CacheRoot
@@ -44,7 +45,7 @@ class Host:
         self.clock, self.wall = Clock(), Clock(2e9)
         self.metrics = Metrics()
         self.told: list[tuple[str, dict[str, Any]]] = []
-        self.problems: list[tuple[str, str]] = []
+        self.problems = Problems("cache")
         self.failed = FailedEntries(
             root,
             database,
@@ -54,7 +55,7 @@ class Host:
             trust=trust or Trust.of(root.path, None, None),
             settle_s=SETTLE_S,
             note=lambda name, what, **facts: self.told.append((what, facts)),
-            on_problem=lambda reason, detail, hint: self.problems.append((reason, hint)),
+            problems=self.problems,
             wall=self.wall,
             clock=self.clock,
         )
@@ -66,6 +67,9 @@ class Host:
         os.utime(folder / xla.FAILURE_LOG, (self.wall.now_s - age_s,) * 2)
         self.look(name)
         return folder
+
+    def reported(self) -> list[str]:
+        return [problem["reason"] for problem in self.problems.status()]
 
     def look(self, name: ModuleName) -> None:
         self.failed.saw(name, self.root.inspect(name))
@@ -225,7 +229,10 @@ async def test_a_strangers_log_stays_and_the_problem_says_so(
     async with caring(root, database, workers, trust=Trust(frozenset({4711}), frozenset())) as host:
         host.fail(NAME)
         assert await host.until_kept(NAME) == "untrusted-owner"
-        assert host.problems == [("untrusted-owner", "add its owner to upload.trusted_uids")]
+        assert host.reported() == ["untrusted-owner"]
+        (host.root.entry(NAME) / xla.FAILURE_LOG).unlink()
+        host.look(NAME)
+        assert host.reported() == []
 
 
 @pytest.mark.parametrize(
@@ -251,7 +258,7 @@ async def test_what_may_not_be_read_or_removed_stays_with_the_command(
             async with caring(root, database, workers) as host:
                 host.fail(NAME)
                 assert await host.until_kept(NAME) == reason
-                assert [problem for problem, _ in host.problems] == [reason]
+                assert host.reported() == [reason]
                 assert host.failed.retried(NAME) == 0
                 assert not kept_files(root)
     async with caring(root, database, workers) as host:
@@ -275,8 +282,13 @@ async def test_once_it_may_be_read_it_is_judged_without_a_new_start(
             host.fail(entries.module(2), b"")
             await until(lambda: host.failed.kept(entries.module(2)), "both were looked at")
             assert len(host.events("failure-kept")) == 2  # a second look says nothing again
+            assert host.reported() == ["cannot-read"]
         host.look(NAME)
         await host.until_set_aside(1)
+        assert host.reported() == ["cannot-read"]  # of the other one
+        host.look(entries.module(2))
+        await host.until_set_aside(2)
+        assert host.reported() == []
 
 
 async def test_a_disk_that_takes_no_record_is_tried_with_the_next_look_and_costs_no_retry(

@@ -134,6 +134,12 @@ async def test_beginnings_of_several_names(host: Host) -> None:
     assert await host.matches(f"{entries.NAMESPACE}/{NAME.key[:-3]}") == [str(NAME)]
     assert await host.matches("MOD") == []
     assert len(await host.matches("MODULE_1")) == 3
+    for number in range(70, 95):
+        host.history.note("/cache", ModuleName(entries.NAMESPACE, f"MODULE_{number}+00000000"), "compiled")
+    await host.history.flush()
+    story = await host.stories.why("MODULE_")
+    assert story["matches"] == sorted(story["matches"])
+    assert (len(story["matches"]), story["more"]) == (20, 8)
 
 
 async def test_what_is_in_index_and_journal(host: Host, tmp_path: Path) -> None:

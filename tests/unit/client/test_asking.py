@@ -17,7 +17,7 @@ from neff.asking import Asker
 from neff.keys import LockId, ModuleName
 from neff.protocol import Message
 from tests.unit.client.recording import RecordedWaits
-from tests.unit.client.scripted import Peer, ScriptedDaemon, answering, transcript
+from tests.unit.client.scripted import Peer, Script, ScriptedDaemon, answering, transcript
 
 ROOT = "/cache"
 NAMESPACE = "neuronxcc-2.20.9961.0+0acef03a"
@@ -139,22 +139,102 @@ def test_a_daemon_that_stops_after_the_greeting_costs_one_answer_a_period(socket
         asker = Asker(daemon.path, waits=waits)
         for number in range(50):
             assert not asker.is_ready(ROOT, _name(number), holding=False)
-        assert waits.limits_s == [0.25, 3.0]
-        waits.clock_s += 10
+        assert waits.limits_s == [0.25, 1.75]
+        waits.clock_s += 40
         # The greeting does not come either now: still one attempt, and this key has had its wait.
         assert not asker.is_ready(ROOT, _name(0), holding=False)
-        assert waits.limits_s == [0.25, 3.0]
+        assert waits.limits_s == [0.25, 1.75]
         assert not asker.is_ready(ROOT, _name(1), holding=False)
         assert not asker.is_ready(ROOT, _name(2), holding=False)
         asker.close()
-    assert waits.limits_s == [0.25, 3.0, 0.25]
+    assert waits.limits_s == [0.25, 1.75, 0.25]
+
+
+def _slowly(waits: RecordedWaits, answer_s: float, seen: list[Message]) -> Script:
+    """Answers every question after `answer_s` of the test's time: that it has none."""
+
+    def absent(request: Message, key: str) -> list[Message]:
+        waits.clock_s += answer_s
+        return _absent(request, key)
+
+    return answering(absent, seen, alive_s=1.0)
+
+
+def test_a_daemon_that_takes_its_time_for_every_answer_is_not_asked_for_a_while(
+    socket_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    waits, seen = RecordedWaits(real=10**6), list[Message]()
+    with ScriptedDaemon(socket_path, _slowly(waits, 0.4, seen)) as daemon:
+        asker = Asker(daemon.path, waits=waits)
+        began_s = waits.clock_s
+        for number in range(100):
+            assert not asker.is_ready(ROOT, _name(number), holding=False)
+        assert waits.clock_s - began_s <= 2.0
+        asked = len(seen)
+        assert asked == 1 + 4  # the greeting, and what can be afforded
+        waits.clock_s += 30
+        assert not asker.is_ready(ROOT, _name(100), holding=False)
+        assert len(seen) == asked
+        waits.clock_s += 10  # all of it is back
+        assert not asker.is_ready(ROOT, _name(101), holding=False)
+        asker.close()
+    assert [record.getMessage().rpartition(" ")[2] for record in caplog.records] == ["(too-slow)"]
+    assert [message["failures"]["too-slow"] for message in seen if "failures" in message] == [1]
+
+
+def test_entries_that_come_slowly_are_always_worth_a_question(socket_path: Path) -> None:
+    waits, seen = RecordedWaits(real=10**6), list[Message]()
+
+    def ready(request: Message, key: str) -> list[Message]:
+        waits.clock_s += 1.2
+        return _ready(request, key)
+
+    with ScriptedDaemon(socket_path, answering(ready, seen, alive_s=1.0)) as daemon:
+        asker = Asker(daemon.path, waits=waits)
+        assert all(asker.is_ready(ROOT, _name(number), holding=False) for number in range(100))
+        asker.close()
+    assert daemon.connections == 1
+
+
+def test_a_daemon_that_lives_and_never_answers_is_too_slow_and_not_silent(
+    socket_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    waits = PacedWaits(0.5)
+
+    def living(peer: Peer) -> None:
+        waits.pace.acquire(timeout=5)
+        peer.greet(alive_s=1.0)
+        request = peer.read()
+        while True:
+            waits.pace.acquire(timeout=5)
+            peer.send({"id": request["id"], "key": request["keys"][0], "state": "asking"})
+
+    with ScriptedDaemon(socket_path, living) as daemon:
+        asker = Asker(daemon.path, waits=waits)
+        for number in range(100):
+            assert not asker.is_ready(ROOT, _name(number), holding=False)
+        assert daemon.connections == 1
+        waits.pace.release(1000)  # lets the daemon notice that nobody listens any more
+        asker.close()
+    assert [record.getMessage().rpartition(" ")[2] for record in caplog.records] == ["(too-slow)"]
+
+
+def test_a_forked_child_has_no_more_to_spend_than_its_parent(socket_path: Path) -> None:
+    waits, seen = RecordedWaits(real=10**6), list[Message]()
+    with ScriptedDaemon(socket_path, _slowly(waits, 1.7, seen)) as daemon:
+        asker = Asker(daemon.path, waits=waits)
+        assert not asker.is_ready(ROOT, _name(1), holding=False)
+        asker.after_fork_in_child()
+        assert not asker.is_ready(ROOT, _name(2), holding=False)
+        asker.close()
+    assert [message["keys"] for message in seen if "keys" in message] == [[_name(1).key]]
 
 
 class PacedWaits(RecordedWaits):
-    """Every wait lets the daemon say one thing more, a second of the test's time later."""
+    """Every wait lets the daemon say one thing more, `step_s` of the test's time later."""
 
-    def __init__(self) -> None:
-        super().__init__(real=1000, step_s=1.0)
+    def __init__(self, step_s: float = 1.0) -> None:
+        super().__init__(real=1000, step_s=step_s)
         self.pace = threading.Semaphore(0)
 
     def wait_ready(self, sock: socket.socket | None, timeout_s: float, *, to_write: bool = False) -> bool:
@@ -176,8 +256,9 @@ def test_a_fetch_without_bytes_is_given_up_and_the_daemon_still_trusted(socket_p
     with ScriptedDaemon(socket_path, stalling, answering(_ready, [])) as daemon:
         asker = Asker(daemon.path, waits=waits)
         assert not asker.is_ready(ROOT, _name(1), holding=False)
-        assert waits.limits_s == [0.25, 3, 5, 4, 3, 2, 1]
+        assert waits.limits_s == [0.25, 0.75, 5, 4, 3, 2, 1]  # greeting took a second of the 1.75
         assert not asker.is_ready(ROOT, _name(1), holding=False)
+        waits.clock_s += 40  # it has cost more than can be spent at once
         assert asker.is_ready(ROOT, _name(2), holding=False)
         asker.close()
 
@@ -199,7 +280,7 @@ for line in lines:
 """
 
 
-@pytest.mark.parametrize(("answered", "limits_s"), [(0, [0.25]), (1, [0.25, 3.0, 3.0])])
+@pytest.mark.parametrize(("answered", "limits_s"), [(0, [0.25]), (1, [0.25, 1.75, 1.75])])
 def test_a_stopped_daemon_costs_one_wait(socket_path: Path, answered: int, limits_s: list[float]) -> None:
     waits = RecordedWaits(real=2 * answered)
     command = [sys.executable, "-c", _REAL_DAEMON, str(socket_path)]
@@ -249,7 +330,7 @@ def test_a_daemon_that_falls_silent_in_the_middle_of_a_fetch_is_left_alone(socke
         for number in (1, 2, 3):
             assert not asker.is_ready(ROOT, _name(number), holding=False)
         asker.close()
-    assert waits.limits_s == [0.25, 3.0, 5.0]
+    assert waits.limits_s == [0.25, 1.75, 5.0]
 
 
 def test_a_restarted_daemon_is_asked_again_at_once(socket_path: Path) -> None:

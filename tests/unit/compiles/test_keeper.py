@@ -30,6 +30,7 @@ from neffd.store.index import boot_id
 from neffd.store.root import CacheRoot
 from neffd.tasks import Tasks
 from tests.harness import entries
+from tests.harness.waiting import eventually
 from tests.unit.waiting import until
 
 NAME = entries.module(1)
@@ -48,6 +49,7 @@ class Host:
         self.nudges = 0
         self.own: set[Path] = set()
         self.compiled: list[tuple[Place, int, int, float]] = []
+        self.removed: list[tuple[Place, str]] = []
         self.place = Place(str(self.root.path), NAME)
         self.lock = self.root.entry(NAME) / "model.hlo_module.pb.lock"
         self.stale = StaleLocks(
@@ -57,6 +59,7 @@ class Host:
             self.workers,
             clears=clears,
             clock=time.monotonic,
+            on_removed=lambda *removed: self.removed.append(removed),
         )
         self.keeper = Keeper(
             {str(self.root.path): Directory(self.root, self._locked, self._nudge)},
@@ -127,6 +130,8 @@ def ended_process() -> Iterator[int]:
 def naming(name: ModuleName) -> Iterator[subprocess.Popen[bytes]]:
     script = "import sys; sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", script, name.key], stdin=subprocess.PIPE) as process:
+        # It is there before its arguments are.
+        eventually(lambda: processes.names(process.pid, name.key), "its arguments can be seen")
         yield process
 
 
@@ -135,6 +140,7 @@ async def test_a_lock_from_before_the_machines_last_start_is_removed(host: Host)
     host.start()
     await until(lambda: not host.lock.exists(), "it is removed")
     await until(lambda: host.nudges, "a fetch that it kept out may go in")
+    assert host.removed == [(host.place, "it was made before this machine's last start")]
 
 
 async def test_a_lock_that_was_only_seen_before_the_last_start_is_removed_where_no_other_host_can_be(

@@ -20,6 +20,8 @@ from neff.keys import ModuleName
 from neff.protocol import Message
 from neffd.fetch.flight import READY_HERE, Answer, Flight
 from neffd.metrics import Metrics
+from neffd.runs.identity import Identity
+from neffd.runs.plans import Expected
 from neffd.serve.operations import standard
 from neffd.serve.session import Resolver, Session
 from neffd.tasks import Tasks
@@ -44,6 +46,7 @@ class Host:
         self.flushed = asyncio.Event()
         self.parked: list[dict[str, str]] = []
         self.sessions: list[Session] = []
+        self.guess = Expected()
 
     def find_root(self, hello: Message) -> tuple[Resolver | None, str | None, str | None]:
         return (self, "/cache", None) if hello.get("root") == "/cache" else (None, None, "other-cache-dir")
@@ -57,6 +60,12 @@ class Host:
         if name.key not in self.flights:
             self.flights[name.key] = Flight(name, 0.0, asyncio.get_running_loop().create_future())
         return self.flights[name.key]
+
+    async def expected(self, identity: Identity) -> Expected:
+        return self.guess
+
+    async def listed(self, namespace: str) -> list[ModuleName]:
+        return [NAME]
 
     async def full_names(self, keys: Collection[str]) -> dict[str, list[ModuleName]]:
         return {key: [ModuleName(entries.NAMESPACE, key)] for key in keys if key not in self.unknown}

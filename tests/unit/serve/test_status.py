@@ -22,6 +22,22 @@ def test_the_same_remedy_is_the_same_problem(caplog: pytest.LogCaptureFixture) -
     assert len(caplog.records) == 3
 
 
+def test_a_problem_is_over_when_it_is_over_for_the_last_who_had_it() -> None:
+    problems = Problems("/cache")
+    for entry in ("one", "two", "two"):
+        problems.note("cannot-read", f"{entry}: no permission", "setfacl /cache", entry)
+    problems.note("cannot-read", "three: no permission", "setfacl /three", "three")
+    problems.over("cannot-read", subject="one")
+    problems.over("cannot-read", subject="one")
+    problems.over("cannot-read", subject="unheard of")
+    problems.over("disk", subject="two")
+    assert [kept["detail"] for kept in problems.status()] == ["two: no permission", "three: no permission"]
+    problems.over("cannot-read", subject="two")
+    assert [kept["hint"] for kept in problems.status()] == ["setfacl /three"]
+    problems.over("cannot-read")
+    assert problems.status() == []
+
+
 def test_only_what_keeps_us_from_work_is_fatal_and_only_while_it_lasts(caplog: pytest.LogCaptureFixture) -> None:
     problems = Problems("/cache")
     problems.note("cannot-share", "folder", "setfacl /cache")
