@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from neff.keys import ModuleName
+from neffd import points
 from neffd.layouts import xla
 from neffd.remotes import provenance
 from tests.harness import entries
@@ -17,7 +18,22 @@ from tests.harness.waiting import eventually
 
 _FAILING = ("-m", "tests.faults.failing_daemon")
 _ERRORS = ("ENOSPC", "EIO", "EACCES", "EMFILE", "EROFS")
+_TAKE = ("entry-pinned",)
+_CONFIRM = {
+    "journal-inserted": "EIO",
+    "before-confirmation": "ENOSPC",
+    "after-confirmation": "EROFS",
+    "journal-deleted": "EIO",
+}
+_FETCH_WHOLE = ("entry-staged", "index-written", "entry-renamed")
+_FETCH_INTO_FOLDER = ("entry-staged", "index-written", "entry-renamed", "before-ready-mark", "after-ready-mark")
+_EVICT = ("eviction-noted", "eviction-unmarked", "eviction-emptied")
 NAME = entries.module(1)
+
+
+def test_every_point_has_its_failure() -> None:
+    covered = {*_TAKE, *_CONFIRM, *_FETCH_WHOLE, *_FETCH_INTO_FOLDER, *_EVICT, "migrating"}
+    assert covered == set(points.NAMES)
 
 
 @pytest.fixture
@@ -40,7 +56,38 @@ def test_while_taking_an_entry(host: Daemon, shared: Path, error: str) -> None:
     _assert_clean(host)
 
 
-@pytest.mark.parametrize("point", ["entry-staged", "index-written", "entry-renamed"])
+@pytest.mark.parametrize("point", _CONFIRM)
+def test_while_confirming_an_entry(host: Daemon, shared: Path, point: str) -> None:
+    """Once: on the remote it is one entry, whatever we noted of it."""
+    host.start_as(_FAILING, FAIL_AT=f"{point}:{_CONFIRM[point]}")
+    content = entries.files(NAME, wrapped=True)
+    entries.write(host.cache, NAME, content)
+    host.wait_until_pushed(1)
+    assert entries.shared(entries.read(shared, NAME)) == content
+    assert entries.read(host.cache, NAME) == content
+    eventually(host.journal_is_empty, "confirmed")
+    eventually(lambda: host.status()["remotes"][0]["reason"] is None, "over")
+    if point == "journal-deleted":  # its pinned files are left, for the next start
+        assert host.stop() == 0
+        host.start_as(("-m", "neffd"))
+    _assert_clean(host)
+
+
+def test_while_migrating(host: Daemon, shared: Path) -> None:
+    """The daemon does not start, says why, and does at the next try."""
+    host._command, host.environ["FAIL_AT"] = _FAILING, "migrating:ENOSPC"
+    assert host.start_and_die() == 1
+    assert "cannot be opened" in host.log
+    assert "hint:" in host.log
+    host.start_as(("-m", "neffd"))
+    content = entries.files(NAME)
+    entries.write(host.cache, NAME, content)
+    host.wait_until_pushed(1)
+    assert entries.shared(entries.read(shared, NAME)) == content
+    _assert_clean(host)
+
+
+@pytest.mark.parametrize("point", _FETCH_WHOLE)
 def test_while_fetching_a_whole_entry(host: Daemon, shared: Path, point: str) -> None:
     content = _publish_by_hand(shared)
     host.start_as(_FAILING, FAIL_AT=f"{point}:{','.join(_ERRORS)}")
@@ -54,7 +101,7 @@ def test_while_fetching_a_whole_entry(host: Daemon, shared: Path, point: str) ->
     _assert_clean(host)
 
 
-@pytest.mark.parametrize("point", ["entry-staged", "index-written", "entry-renamed", "before-ready-mark"])
+@pytest.mark.parametrize("point", _FETCH_INTO_FOLDER)
 @pytest.mark.parametrize("namespace", [entries.NAMESPACE, entries.OLD_NAMESPACE])
 def test_while_fetching_into_a_folder(host: Daemon, shared: Path, point: str, namespace: str) -> None:
     name = entries.module(1, namespace)
@@ -74,7 +121,7 @@ def test_while_fetching_into_a_folder(host: Daemon, shared: Path, point: str, na
     _assert_clean(host)
 
 
-@pytest.mark.parametrize("point", ["eviction-noted", "eviction-unmarked", "eviction-emptied"])
+@pytest.mark.parametrize("point", _EVICT)
 def test_while_evicting(host: Daemon, shared: Path, point: str) -> None:
     content = _publish_by_hand(shared)
     entries.write(host.cache, NAME, content)

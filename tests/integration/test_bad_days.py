@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from neff.keys import ModuleName
-from neff.patience import CONNECT_S, FIRST_ANSWER_S, FetchPatience
+from neff.patience import CONNECT_S
 from tests.harness import entries
 from tests.harness.daemon import Daemon, RawClient
 from tests.harness.waiting import eventually
@@ -230,9 +230,8 @@ def test_a_daemon_that_is_stopped_costs_a_trainer_bounded_waits(make_daemon: Mak
             asker.close()
         finally:
             host.signal(signal.SIGCONT)
-        assert waits.passed_s <= CONNECT_S + FIRST_ANSWER_S
+        assert waits.passed_s <= CONNECT_S
         assert len(waits.waited) <= 5, "one attempt for a hundred questions"
-        assert FetchPatience(0.0).deadline_s == FIRST_ANSWER_S
         assert host.status()["state"] == "running"
 
 

@@ -28,6 +28,7 @@ from neffd.fetch.watching import Watching
 from neffd.layouts import xla
 from neffd.metrics import Metrics
 from neffd.remotes.base import BEING_REWRITTEN, EntryRefused, Fetched, Remote, RemoteUnavailable, SpoiltOnTheWay
+from neffd.serve.status import Problems
 from neffd.slots import Line
 from neffd.store import fsops, index
 from neffd.store.index import Index
@@ -55,12 +56,18 @@ class Source:
 
 
 @dataclass(frozen=True)
-class _Waiting:
-    """A fetched entry that somebody else's lock keeps out; it goes in, or away, when the lock goes."""
+class _Copy:
+    """A fetched entry. One that somebody else's lock keeps out goes in, or away, when the lock goes."""
 
     staged: Path
     source: str
     size_bytes: int
+    compile_s: float | None
+
+    @property
+    def answer(self) -> Answer:
+        """What is said of it once it is placed."""
+        return Answer(True, source=self.source, compile_s=self.compile_s)
 
 
 class Fetcher:
@@ -81,8 +88,7 @@ class Fetcher:
         stall_s: float,
         elsewhere: Callable[[], Iterable[CacheRoot]] = tuple,
         clock: Callable[[], float] = time.monotonic,
-        on_problem: Callable[[str, str, str], None] = lambda reason, detail, hint: None,
-        on_healed: Callable[[str], None] = lambda reason: None,
+        problems: Problems | None = None,
     ) -> None:
         self._root = root
         self._sources = sources
@@ -93,15 +99,13 @@ class Fetcher:
         self._workers = workers
         self._clock = clock
         self._stall_s = stall_s
-        self._on_problem = on_problem
-        self._on_healed = on_healed
+        self._problems = problems or Problems(str(root.path))
         self._line = line
         self._space = space
         self._elsewhere = elsewhere
         self._refusals = refusals
-        self._waiting: dict[ModuleName, _Waiting] = {}
+        self._waiting: dict[ModuleName, _Copy] = {}
         self._putting_in = asyncio.Lock()
-        self._unshared: set[str] = set()  # namespaces that the last attempt could not place into
         self._nudged = Wake()
         self.flights = Flights(clock)
         self.stopping = False
@@ -166,7 +170,7 @@ class Fetcher:
                 return Answer(False, "locked")
             del self._waiting[name]
         self._count(name, placement, waiting)
-        return Answer(True, source=waiting.source) if placement is Placement.PLACED else READY_HERE
+        return waiting.answer if placement is Placement.PLACED else READY_HERE
 
     async def _fly(self, flight: Flight, holding: bool) -> None:
         answer = Answer(False, "stopping")
@@ -174,15 +178,14 @@ class Fetcher:
             kept_out = await self._put_in(flight.name, holding=holding)
             answer = kept_out or await self._first_that_works(flight)
         except CannotShare as error:
-            self._unshared.add(flight.name.namespace)
-            self._on_problem("cannot-share", error.detail, error.hint)
+            self._problems.note("cannot-share", error.detail, error.hint, flight.name.namespace)
             answer = Answer(False, "cannot-share")
         except DiskFull as error:
             log.warning("fetch of %s: %s", flight.name, error)
             answer = Answer(False, NEARLY_FULL)
         except (OSError, sqlite3.Error) as error:
             log.warning("fetch of %s: %s", flight.name, error)
-            self._on_problem("disk", (error.strerror if isinstance(error, OSError) else None) or str(error), "")
+            self._problems.note("disk", (error.strerror if isinstance(error, OSError) else None) or str(error), "")
             answer = Answer(False, "disk")
         except Exception:  # a defect of ours must cost this one entry, and be seen
             log.exception("fetch of %s", flight.name)
@@ -270,16 +273,15 @@ class Fetcher:
             raise
         for oddity in oddities:
             self._metrics.suspicious.labels(oddity).inc()
-        waiting = _Waiting(staged, source.remote.name, fetched.entry.size_bytes)
+        made = fetched.entry.provenance
+        compile_s = made.compile_s if made is not None else None
+        copy = _Copy(staged, source.remote.name, fetched.entry.size_bytes, compile_s)
         if placement is Placement.LOCKED:
-            self._waiting[flight.name] = waiting
+            self._waiting[flight.name] = copy
             self.nudge()  # from now on there is something to look at now and then
             return Answer(False, "locked")
-        self._count(flight.name, placement, waiting)
-        if placement is not Placement.PLACED:
-            return READY_HERE
-        made = fetched.entry.provenance
-        return Answer(True, source=source.remote.name, compile_s=made.compile_s if made is not None else None)
+        self._count(flight.name, placement, copy)
+        return copy.answer if placement is Placement.PLACED else READY_HERE
 
     def _watch(self, flight: Flight, reads: Breaker) -> Watching:
         return Watching(
@@ -339,13 +341,11 @@ class Fetcher:
             fsops.remove_tree(staged)
         return placement
 
-    def _count(self, name: ModuleName, placement: Placement, entry: _Waiting) -> None:
+    def _count(self, name: ModuleName, placement: Placement, entry: _Copy) -> None:
         log.info("%s from %s: %s, %d bytes", name, entry.source, placement.value, entry.size_bytes)
         if placement is Placement.PLACED:
-            self._on_healed("disk")
-            self._unshared.discard(name.namespace)
-            if not self._unshared:
-                self._on_healed("cannot-share")
+            self._problems.over("disk")
+            self._problems.over("cannot-share", subject=name.namespace)
             self._metrics.fetched_entries.labels(entry.source).inc()
             self._metrics.fetched_bytes.labels(entry.source).inc(entry.size_bytes)
 

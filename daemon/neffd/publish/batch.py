@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+# Before an end only so much goes at once: something whole is better than much in part.
+_HURRY_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -14,6 +17,7 @@ class Item:
     size_bytes: int
     file_count: int
     queued_at: float = 0.0  # unix time, for people; decisions use the clock
+    compile_s: float | None = None  # what compiling it took, where that is known
 
 
 @dataclass(frozen=True)
@@ -30,14 +34,14 @@ class Limits:
 
 
 class Batcher:
-    """Collects items of one remote into batches, oldest first."""
+    """Collects items of one remote into batches: oldest first, in a hurry what cost most to compile first."""
 
     def __init__(self, limits: Limits, clock: Callable[[], float]) -> None:
         self._limits = limits
         self._clock = clock
         self._waiting: dict[int, tuple[Item, float]] = {}
         self._newest_at = clock()
-        self._flush = False
+        self._flush = self._is_hurried = False
         self._size_bytes = self._file_count = 0
 
     def __len__(self) -> int:
@@ -61,6 +65,11 @@ class Batcher:
         """Send everything that waits now without its quiet time."""
         self._flush = bool(self._waiting)
 
+    def hurry(self) -> None:
+        """The end is near: send without quiet times, in small batches, what cost most to compile first."""
+        self._limits = replace(self._limits, quiet_s=0.0, max_bytes=min(self._limits.max_bytes, _HURRY_BYTES))
+        self._is_hurried = True
+
     @property
     def due_in_s(self) -> float | None:
         """Seconds until a batch is due; 0 if one is; None while nothing waits."""
@@ -76,7 +85,7 @@ class Batcher:
         """Remove and return the next batch: within the limits, but at least one item."""
         batch: list[Item] = []
         size_bytes = file_count = 0
-        for item, _ in list(self._waiting.values()):
+        for item in self._in_order():
             size_bytes += item.size_bytes
             file_count += item.file_count
             if batch and (size_bytes > self._limits.max_bytes or file_count > self._limits.max_files):
@@ -88,6 +97,10 @@ class Batcher:
         if not self._waiting:
             self._flush = False
         return batch
+
+    def _in_order(self) -> list[Item]:
+        items = [item for item, _ in self._waiting.values()]
+        return sorted(items, key=lambda item: -(item.compile_s or 0.0)) if self._is_hurried else items
 
     def _is_full(self) -> bool:
         return self._size_bytes >= self._limits.max_bytes or self._file_count >= self._limits.max_files

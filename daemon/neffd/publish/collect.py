@@ -12,7 +12,6 @@ import errno
 import logging
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from pathlib import Path
@@ -26,12 +25,15 @@ from neffd.publish import receipt
 from neffd.publish.audience import Audience
 from neffd.publish.batch import Item
 from neffd.publish.journal import Journal
+from neffd.publish.lookout import Lookout
 from neffd.publish.settle import Settling
+from neffd.publish.states import States
 from neffd.publish.take import NotTaken, Trust, is_short, take
 from neffd.publish.unreadable import Unreadable, check_open
 from neffd.publish.watch import Watch
 from neffd.retry import Backoff
-from neffd.store import fsops
+from neffd.serve.status import Problems
+from neffd.store import aftercrash
 from neffd.store.index import LOCAL, Index, Known
 from neffd.store.root import CacheRoot, FileFacts, Inspection
 from neffd.store.sharing import CannotShare
@@ -40,16 +42,22 @@ from neffd.tasks import Wake
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-_ROOT_LOOK_EVERY_S = 0.5
 _SHORTEST_PAUSE_S = 0.05
+_MORE_EVENTS = "sysctl fs.inotify.max_queued_events=65536"
 # Up to 2.14 the NEFF is its own mark: one that is shorter than its header says gets this much longer.
 _SHORT_NEFF_EXTRA_S = 60.0
+# Others have their turn on the event loop in between, and memory is needed for so many looks at once.
+_STRIDE = 500
 
 _Looks = list[tuple[ModuleName, Inspection | OSError]]
 
 
 class Collector:
-    """Watches one cache directory and journals what was made there."""
+    """Watches one cache directory and journals what was made there.
+
+    Attributes:
+        busy_since: when the present piece of work began, by the clock; None while there is nothing to do.
+    """
 
     def __init__(
         self,
@@ -69,8 +77,7 @@ class Collector:
         on_look: Callable[[ModuleName, Inspection], None] = lambda name, looks: None,
         on_scanned: Callable[[Collection[ModuleName]], None] = lambda names: None,
         compile_s: Callable[[ModuleName, FileFacts], float | None] = lambda name, neff: None,
-        on_problem: Callable[[str, str, str], None] = lambda reason, detail, hint: None,
-        on_healed: Callable[[str], None] = lambda reason: None,
+        problems: Problems | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._root = root
@@ -87,33 +94,36 @@ class Collector:
         self._on_look = on_look
         self._on_scanned = on_scanned
         self._compile_s = compile_s
-        self._on_problem = on_problem
-        self._on_healed = on_healed
+        self._problems = problems or Problems(str(root.path))
         self._clock = clock
         self._settling = Settling(settle_s, clock)
         self._known: dict[ModuleName, Known] = {}
         self._given_up: dict[ModuleName, Inspection] = {}
         self._storage = Backoff(1.0, 60.0, clock)
-        self._unreadable = Unreadable(root, on_problem, on_healed)
+        self._unreadable = Unreadable(root, self._problems)
         self._hints: set[ModuleName] = set()
         self._wake = Wake()
         self._gone: set[Path] = set()
-        self._root_is_gone = False
+        self._is_verified = False
         self._scan_due = "start"
-        self._next_scan_at = clock()
+        self._scan_took_s = 0.0
+        self._scan_ended_at = clock()
+        self.busy_since: float | None = None
         self._asked: list[asyncio.Future[None]] = []
         self._loop = asyncio.get_running_loop()
         self._watch = Watch(self._on_change, self._on_lost)
-        self._states: dict[ModuleName, xla.State] = {}
-        self.counts: Counter[str] = Counter()
+        self._lookout = Lookout(root, self._watch, self._in_worker, self._problems, clock)
+        self._states = States()
+        self.counts = self._states.counts
 
     async def run(self) -> None:
         """Watch and collect until cancelled."""
         try:
-            await self._start_watch()
             while True:
                 asked, self._asked = self._asked, []
+                self.busy_since = self._clock()
                 await self._pass()
+                self.busy_since = None
                 for done in asked:
                     if not done.done():
                         done.set_result(None)
@@ -121,19 +131,13 @@ class Collector:
         finally:
             await asyncio.shield(self._in_worker(self._watch.stop))
 
-    async def _start_watch(self) -> None:
-        try:
-            await self._in_worker(self._watch.start)
-        except OSError as error:
-            self._on_problem("no-events", str(error), "sysctl fs.inotify.max_user_instances=1024")
-
     async def _pass(self) -> None:
         """Scan if it is time, and look at what is due; a full disk or an unreadable directory postpones it."""
-        if self._clock() >= self._next_scan_at and not self._scan_due:
-            self._scan_due = "periodic"
         try:
-            if self._gone or self._root_is_gone:
+            if self._gone:
                 await self._in_worker(self._forget_gone)
+            why = await self._lookout.look()
+            self._scan_due = self._scan_due or why or ("periodic" if self._next_scan_in_s <= 0 else "")
             if self._scan_due and self._storage.wait_s == 0:
                 await self.scan(self._scan_due)
             if not self._scan_due:
@@ -144,12 +148,15 @@ class Collector:
     def _pause_s(self) -> float:
         if self._scan_due:
             return max(_SHORTEST_PAUSE_S, self._storage.wait_s)
-        waits_s = [self._next_scan_at - self._clock()]
+        waits_s = [self._next_scan_in_s, self._lookout.due_in_s]
         if self._settling.due_in_s is not None:
             waits_s.append(self._settling.due_in_s)
-        if self._root_is_gone:
-            waits_s.append(_ROOT_LOOK_EVERY_S)
         return max(_SHORTEST_PAUSE_S, min(waits_s))
+
+    @property
+    def _next_scan_in_s(self) -> float:
+        pause_s = self._lookout.scan_pause_s(self._scan_s, self._scan_took_s)
+        return self._scan_ended_at + pause_s - self._clock()
 
     @property
     def settling(self) -> int:
@@ -158,7 +165,7 @@ class Collector:
 
     def locked(self) -> list[ModuleName]:
         """Entries that carried a lock when they were last looked at."""
-        return [name for name, state in self._states.items() if state is xla.State.COMPILING]
+        return self._states.locked()
 
     def is_settling(self, name: ModuleName) -> bool:
         """Whether an entry is ready and on its way into the journal."""
@@ -180,28 +187,33 @@ class Collector:
         """Walk the directory once: the truth that events only hint at. Raises OSError and sqlite3.Error."""
         self._metrics.scans.labels(why).inc()
         self._scan_due = ""
+        began = self._clock()
         try:
-            found = await self._in_worker(self._scan, why == "overflow")
+            names = await self._in_worker(self._list, why == "overflow")
+            for namespace in {name.namespace for name in names}:
+                self._on_namespace(namespace)
+            self._states.keep_only(names)
+            self._on_scanned(names)
+            for start in range(0, len(names), _STRIDE):
+                self.busy_since = self._clock()
+                for name, looks in await self._in_worker(self._inspect_all, names[start : start + _STRIDE]):
+                    await self._look(name, looks)
         except BaseException:
             self._scan_due = why
             raise
-        self._next_scan_at = self._clock() + self._scan_s
-        for namespace in {name.namespace for name, _ in found}:
-            self._on_namespace(namespace)
-        self._states.clear()
-        self.counts.clear()
-        self._on_scanned([name for name, _ in found])
-        for name, looks in found:
-            await self._look(name, looks)
+        self._scan_took_s, self._scan_ended_at = self._clock() - began, self._clock()
         self._unreadable.scan_ended()
+        if why == "overflow":
+            self._problems.over("events-lost")
         if self._storage.failures and not self._settling.ready_count:
             self._storage_works()
 
-    def _scan(self, has_lost_events: bool) -> _Looks:
+    def _list(self, has_lost_events: bool) -> list[ModuleName]:
+        """Every entry that is there; blocking."""
         self._known = self._index.all_known(self._root.path)
         for name in self._unreadable.scan_begins():
             self._given_up.pop(name, None)
-        found: _Looks = []
+        names: list[ModuleName] = []
         if has_lost_events:
             self._watch.drop_all()
         # Watch before listing: what comes in between is then an event.
@@ -210,23 +222,30 @@ class Collector:
             self._watch.add_folder(self._root.path / namespace)
             try:
                 check_open(self._root.path / namespace)
-                found += self._inspect_all([ModuleName(namespace, key) for key in self._root.module_keys(namespace)])
+                names += [ModuleName(namespace, key) for key in self._root.module_keys(namespace)]
             except OSError as error:
                 self._loop.call_soon_threadsafe(self._unreadable.met, error)
         if not self._index.has_baseline(self._root.path):
-            ready = [(name, neff) for name, looks in found if (neff := _ready_neff(looks)) is not None]
+            ready = [(name, neff) for name in names if (neff := self._root.ready_neff(name)) is not None]
             self._index.baseline_blocking(self._root.path, ready)
             self._known = self._index.all_known(self._root.path)
-        return found
+        if not self._is_verified:
+            self._verify(names)
+        return names
+
+    def _verify(self, names: Collection[ModuleName]) -> None:
+        """At the first scan: what a crash of the machine has torn is removed, or at least not taken."""
+        for name, why in aftercrash.verify(self._root, self._index, names).items():
+            log.warning("%s did not survive a crash of the machine: %s", name, why)
+            self._metrics.not_pushed.labels("torn").inc()
+            self._given_up[name] = self._root.inspect(name)
+        self._is_verified = True
 
     def _forget_gone(self) -> None:
         """What is gone may come again under the same name, and is then watched afresh."""
         gone, self._gone = self._gone, set()
         for path in gone:
             self._watch.drop(path)
-        if self._root_is_gone and self._root.path.is_dir():
-            self._root_is_gone = False
-            self._scan_due = "new-root"
 
     def _wants(self, name: ModuleName, neff: FileFacts, files: frozenset[str]) -> bool:
         """Whether a ready entry has something that the journal has not seen and some remote should have."""
@@ -258,7 +277,7 @@ class Collector:
             self._unreadable.met(looks)
             self._settling.saw(name, looks.errno, is_ready=False)
             return
-        self._note_state(name, looks)
+        self._states.saw(name, looks)
         self._on_look(name, looks)
         if not looks.folder_exists:
             self._given_up.pop(name, None)
@@ -278,27 +297,19 @@ class Collector:
         if has_settled and self._storage.wait_s == 0:
             await self._take(name, looks)
 
-    def _note_state(self, name: ModuleName, looks: Inspection) -> None:
-        before = self._states.pop(name, None)
-        if before is not None:
-            self.counts[before.value] -= 1
-        if looks.folder_exists:
-            self._states[name] = looks.state
-            self.counts[looks.state.value] += 1
-
     async def _settled(self, name: ModuleName) -> None:
         self._settling.drop(name)
-        if self._watch.watches(self._root.entry(name)):
+        if self._watch.has_entries and self._watch.watches(self._root.entry(name)):
             await self._in_worker(self._watch.drop, self._root.entry(name))
 
     def _storage_works(self) -> None:
         self._storage.succeeded()
-        self._on_healed("disk")
+        self._problems.over("disk")
 
     def _storage_failed(self, error: Exception) -> None:
         """Said without the file's name, which differs each time."""
         self._storage.failed()
-        self._on_problem("disk", (error.strerror if isinstance(error, OSError) else None) or str(error), "")
+        self._problems.note("disk", (error.strerror if isinstance(error, OSError) else None) or str(error), "")
 
     async def _take(self, name: ModuleName, looks: Inspection) -> None:
         try:
@@ -309,7 +320,7 @@ class Collector:
                 log.info("%s is not pushed: %s", name, error)
                 await self._give_up(name, looks)
             if error.reason == "untrusted-owner":
-                self._on_problem(error.reason, f"{name}: {error}", "add its owner to upload.trusted_uids")
+                self._problems.note(error.reason, f"{name}: {error}", "add its owner to upload.trusted_uids")
         except CannotShare as error:
             self._metrics.not_pushed.labels("cannot-read").inc()
             self._unreadable.given_up(name, error.detail, error.hint)
@@ -319,10 +330,12 @@ class Collector:
             self._storage_failed(error)
         else:
             self._storage_works()
-            await self._settled(name)
             if taken is not None:
                 log.info("%s is in the journal", name)
-                self._on_taken(name, *taken)
+                self._on_taken(
+                    name, *taken
+                )  # before it settles nowhere any more: who counts what waits never misses it
+            await self._settled(name)
 
     def _take_blocking(self, name: ModuleName, looks: Inspection) -> tuple[Item, frozenset[str]] | None:
         """Take the entry unless the index, which knows what was fetched before it could be seen, says otherwise."""
@@ -338,8 +351,8 @@ class Collector:
         try:
             receipt.write(taken, audience, time.time())
             item = self._journal.insert_blocking(taken, audience)
-        except BaseException:
-            fsops.remove_tree(taken.folder)
+        except BaseException as error:
+            self._journal.failed(taken, error)
             raise
         neff = (taken.neff.inode, taken.neff.mtime_ns, taken.neff.size_bytes)
         self._known[name] = Known(origin, neff, frozenset(taken.provenance.files), was_taken=True)
@@ -357,9 +370,15 @@ class Collector:
 
     def _on_lost(self) -> None:
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self.scan_soon, "overflow")
+            self._loop.call_soon_threadsafe(self._note_lost)
+
+    def _note_lost(self) -> None:
+        self._problems.note("events-lost", "the kernel dropped file events; a scan follows", _MORE_EVENTS)
+        self.scan_soon("overflow")
 
     def _note_change(self, path: Path, is_gone: bool) -> None:
+        if self._lookout.heard(path):
+            return
         try:
             parts = path.relative_to(self._root.path).parts
         except ValueError:
@@ -367,7 +386,8 @@ class Collector:
         if is_gone:
             self._gone.add(path)
         if not parts:
-            self._root_is_gone = is_gone
+            if is_gone:
+                self._lookout.root_is_gone()
         elif len(parts) == 1 and keys.is_namespace(parts[0]):
             # A namespace came or went; entries may be in it already.
             self._scan_due = "new-namespace"

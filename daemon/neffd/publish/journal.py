@@ -7,6 +7,7 @@ meant for has confirmed it. A delivery that cannot succeed is parked with a reas
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import time
 from collections.abc import Collection, Sequence
@@ -19,10 +20,12 @@ from neffd.publish.batch import Item
 from neffd.remotes import provenance
 from neffd.remotes.base import OutgoingEntry
 from neffd.remotes.provenance import Provenance
-from neffd.store import fsops
+from neffd.store import damage, fsops
 from neffd.store.database import Database
 from neffd.store.index import EXISTING, Index
 from neffd.store.root import FileFacts
+
+log = logging.getLogger(__name__)
 
 _COMPLETE = "journal-complete"
 
@@ -67,9 +70,13 @@ class Journal:
     def __init__(self, database: Database, known: Index) -> None:
         self._database = database
         self._index = known
+        self._doubtful: list[Path] = []
 
     def insert_blocking(self, taken: Taken, remotes: Collection[str]) -> Item:
-        """Note an entry and whom it is for, in one transaction; returns its item."""
+        """Note an entry and whom it is for, in one transaction; returns its item.
+
+        Raises sqlite3.Error; see `failed`.
+        """
         provenance_bytes = taken.provenance.encode()
         file_count = len(taken.provenance.files) + 1  # and neffd.json
         queued_at = time.time()
@@ -101,17 +108,28 @@ class Journal:
             )
             return number, _drop_outdated(connection, taken, number)
 
-        number, outdated = self._database.run_blocking(write)
-        points.reached("journal-inserted")
-        for folder in outdated:
-            fsops.remove_tree(folder)
-        return Item(number, taken.size_bytes, file_count, queued_at)
+        doubtful, self._doubtful = self._doubtful, []
+        try:
+            number, outdated = self._database.run_blocking(write)
+        except BaseException:
+            self._doubtful += doubtful
+            raise
+        _remove([*outdated, *doubtful], "journal-inserted")
+        return Item(number, taken.size_bytes, file_count, queued_at, taken.provenance.compile_s)
+
+    def failed(self, taken: Taken, error: BaseException) -> None:
+        """The entry could not be noted: remove its pinned files, at once or when that is safe. Blocking."""
+        if damage.may_be_written(error):
+            # A crash would bring its row back, unless another one is written first.
+            self._doubtful.append(taken.folder)
+        else:
+            fsops.remove_tree(taken.folder)
 
     async def open_items(self, remote: str) -> list[Item]:
         """Everything that waits for `remote`, oldest first, without what is parked."""
         query = (
-            "SELECT id, size_bytes, file_count, queued_at FROM outbox JOIN deliveries ON outbox_id = id"
-            " WHERE remote = ? AND parked_reason IS NULL ORDER BY id"
+            "SELECT id, size_bytes, file_count, queued_at, compile_s FROM outbox JOIN deliveries ON outbox_id = id"
+            " LEFT JOIN entries USING (root, namespace, key) WHERE remote = ? AND parked_reason IS NULL ORDER BY id"
         )
         return await self._database.run(lambda connection: [Item(*row) for row in connection.execute(query, (remote,))])
 
@@ -147,9 +165,7 @@ class Journal:
             return done[0] if done else None
 
         folder = await self._database.run(write)
-        points.reached("journal-deleted")
-        if folder is not None:
-            await asyncio.to_thread(fsops.remove_tree, Path(folder))
+        await asyncio.to_thread(_remove, [] if folder is None else [Path(folder)], "journal-deleted")
 
     async def park(self, item: Item, remote: str, reason: str) -> None:
         """Keep the delivery, out of the queue, until a person acts or its cause goes."""
@@ -204,7 +220,7 @@ class Journal:
         """Give up everything that is known of and waits for `remote`; returns folders of pinned files to remove."""
 
         def write(connection: sqlite3.Connection) -> list[str]:
-            for table in ("deliveries", "listings", "refusals"):
+            for table in ("deliveries", "listings", "refusals", "manifests_pending"):
                 connection.execute(f"DELETE FROM {table} WHERE remote = ?", (remote,))
             rows = connection.execute(
                 "DELETE FROM outbox WHERE NOT EXISTS (SELECT 1 FROM deliveries WHERE outbox_id = id) RETURNING folder"
@@ -230,6 +246,16 @@ class Journal:
         return self._database.run_blocking(
             lambda connection: {Path(folder) for (folder,) in connection.execute("SELECT folder FROM outbox")}
         )
+
+
+def _remove(folders: Collection[Path], point: str) -> None:
+    """Pinned files that no row refers to any more; what is left of them goes at the next start."""
+    try:
+        points.reached(point)
+        for folder in folders:
+            fsops.remove_tree(folder)
+    except OSError as error:
+        log.warning("pinned files are not removed yet: %s", error)
 
 
 def _drop_outdated(connection: sqlite3.Connection, taken: Taken, newest: int) -> list[Path]:

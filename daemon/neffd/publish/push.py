@@ -6,15 +6,25 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any
 
 from neff.keys import ModuleName
 from neffd import points
 from neffd.breaker import Breaker, BreakerOpen
 from neffd.metrics import Metrics
 from neffd.publish.batch import Batcher, Item, Limits
+from neffd.publish.companions import Companions
 from neffd.publish.journal import Journal, Parked, Row
-from neffd.remotes.base import Access, EntryFailed, OutgoingEntry, PublishResult, Remote, RemoteUnavailable
+from neffd.remotes.base import (
+    NO_DOCUMENTS,
+    Access,
+    EntryFailed,
+    OutgoingEntry,
+    PublishResult,
+    Remote,
+    RemoteUnavailable,
+)
 from neffd.store.root import PART_SUFFIX
 from neffd.tasks import Wake
 
@@ -22,11 +32,15 @@ log = logging.getLogger(__name__)
 
 # Parked for one of these, an entry goes again once the remote is private or allowed to be public.
 _CAUSED_BY_ACCESS = ("public-repo",)
+# Parked for this, an entry goes again once that is so, or may be there, or turns out to belong to no private model.
+_PRIVATE_MODEL = "private-model"
 # Parked for one of these, an entry is tried once more after a start: somebody may have made room since.
 _WORTH_A_TRY_AT_START = ("namespace-full", "repo-full", "too-large", "refused-by-hub", "refused-copy-there")
 _READ_ONLY_RECHECK_S = 300.0
 _LOOK_S = 5.0
 _PUBLISH_LIMIT_S = 6 * 3600.0  # a last resort: remotes end what does not move
+# Entries wait no longer for what is to ride along.
+_COMPANIONS_LIMIT_S = 3.0
 
 
 class Pusher:
@@ -34,6 +48,9 @@ class Pusher:
 
     Args:
         allow_public: whether a remote that anybody can read may receive entries.
+        allow_private_models: whether it may receive those of models that are not public.
+        is_private: whether an entry belongs to such a model.
+        companions: what goes with entries.
         existing: what to do with entries from before the first start: `never`, `private-only` or `always`.
         is_refused: whether the copy of an entry that the remote holds now failed our own verification.
         writes: whether the remote may be written now.
@@ -49,6 +66,9 @@ class Pusher:
         *,
         allow_public: bool,
         existing: str,
+        allow_private_models: bool = False,
+        is_private: Callable[[ModuleName], bool] = lambda name: False,
+        companions: Companions | None = None,
         is_refused: Callable[[ModuleName], Awaitable[bool]] | None = None,
         writes: Breaker | None = None,
         on_outcome: Callable[[ModuleName, str], None] = lambda name, outcome: None,
@@ -61,6 +81,10 @@ class Pusher:
         self._batcher = Batcher(limits, clock)
         self._allow_public = allow_public
         self._existing = existing
+        self._allow_private_models = allow_private_models
+        self._is_private = is_private
+        self._companions = companions
+        self._is_hurried = False
         self._is_refused = is_refused
         self._on_outcome = on_outcome
         self._wake = Wake()
@@ -69,6 +93,8 @@ class Pusher:
         self.access: Access | None = None
         self.trouble: str | None = None
         self.parked: dict[int, Parked] = {}
+        if companions is not None:
+            companions.on_change = self._wake.set
 
     @property
     def waiting(self) -> int:
@@ -82,9 +108,24 @@ class Pusher:
         return None if oldest_at is None else max(0.0, time.time() - oldest_at)
 
     @property
+    def companions_ready(self) -> int:
+        """Documents that could go now, while nothing is in the way."""
+        is_well = self.trouble is None and self.writes.reason is None
+        return self._companions.ready if self._companions is not None and is_well else 0
+
+    def companions_status(self) -> dict[str, Any] | None:
+        """For the status document."""
+        return None if self._companions is None else self._companions.status()
+
+    @property
     def is_busy(self) -> bool:
         """Whether a batch is on its way."""
         return self._in_flight > 0
+
+    @property
+    def is_hopeful(self) -> bool:
+        """Whether something waits, and nothing is in its way."""
+        return self.waiting > 0 and self.trouble is None and self.writes.reason is None
 
     def add(self, item: Item) -> None:
         """Queue an entry that the journal holds for this remote."""
@@ -95,18 +136,39 @@ class Pusher:
     def flush(self) -> None:
         """Send what waits without its quiet time."""
         self._batcher.flush()
+        if self._companions is not None:
+            self._companions.flush()
         self._wake.set()
+
+    def hurry(self) -> None:
+        """Send what can be sent before an end that is near."""
+        self._is_hurried = True
+        self._batcher.hurry()
+        self.flush()
 
     async def run(self) -> None:
         """Push until cancelled; first what an earlier life left."""
-        await self._journal.unpark(self._remote.name, _WORTH_A_TRY_AT_START)
-        self.parked = await self._journal.parked(self._remote.name)
-        await self._queue_open_items()
+        while not await self._begin():  # noqa: ASYNC110, a full disk tells nobody when it is over
+            await asyncio.sleep(_LOOK_S)
         await self._attempt(self._check_access)
         while True:
             await self._wait_until_due()
-            if await self._attempt(self._check_access):
-                await self._attempt(self._push_batch)
+            if await self._attempt(self._check_access) and await self._attempt(self._push_batch):
+                await self._push_companions()
+
+    async def _begin(self) -> bool:
+        """Take up what an earlier life left; false while the journal cannot be written."""
+        try:
+            await self._journal.unpark(self._remote.name, _WORTH_A_TRY_AT_START)
+            self.parked = await self._journal.parked(self._remote.name)
+            await self._queue_open_items()
+            if self._companions is not None:
+                await self._companions.load()
+        except sqlite3.Error as error:
+            self._failed(RemoteUnavailable("disk", str(error)))
+            return False
+        self.trouble = None
+        return True
 
     async def _attempt(self, work: Callable[[], Awaitable[None]]) -> bool:
         """Run `work`; a failure that may pass is noted and postpones the next attempt."""
@@ -128,10 +190,14 @@ class Pusher:
         """What was parked because anybody could read the remote."""
         if self._is_public and not self._allow_public:
             return
-        if not any(kept.reason in _CAUSED_BY_ACCESS for kept in self.parked.values()):
+        over = [reason for reason in _CAUSED_BY_ACCESS if any(kept.reason == reason for kept in self.parked.values())]
+        private = [kept.name for kept in self.parked.values() if kept.reason == _PRIVATE_MODEL]
+        if not all(map(self._is_held_back, private)):
+            over.append(_PRIVATE_MODEL)
+        if not over:
             return
-        await self._journal.unpark(self._remote.name, _CAUSED_BY_ACCESS)
-        self.parked = {number: kept for number, kept in self.parked.items() if kept.reason not in _CAUSED_BY_ACCESS}
+        await self._journal.unpark(self._remote.name, over)
+        self.parked = {number: kept for number, kept in self.parked.items() if kept.reason not in over}
         await self._queue_open_items()
 
     async def _queue_open_items(self) -> None:
@@ -144,6 +210,8 @@ class Pusher:
             due_in_s = self._batcher.due_in_s
             if due_in_s is None and self.trouble is not None:
                 due_in_s = 0.0  # nothing to send, but whether the trouble is over is worth knowing
+            if due_in_s is None and self._companions is not None:
+                due_in_s = self._companions.due_in_s
             if due_in_s is not None:
                 due_in_s = max(due_in_s, self.writes.retry_s)
                 if due_in_s == 0:
@@ -158,6 +226,8 @@ class Pusher:
         if not self.access.can_write:
             reason = self.access.reason or "no-write-access"
             raise RemoteUnavailable(reason, retry_after_s=_READ_ONLY_RECHECK_S)
+        if self._companions is not None:
+            self._companions.access(self._is_public)
         await self._unpark_what_may_go()
 
     async def _push_batch(self) -> None:
@@ -185,12 +255,47 @@ class Pusher:
         self.trouble = None
 
     async def _publish(self, rows: list[Row]) -> list[PublishResult | EntryFailed]:
+        entries = [row.entry for row in rows]
+        documents = await self._riding([entry.name for entry in entries])
+        outcomes = await self._send(entries, documents)
+        points.reached("before-confirmation")
+        if self._companions is not None and documents:
+            await self._companions.went(dict(zip(documents, outcomes[len(rows) :], strict=True)), alone=False)
+        return outcomes[: len(rows)]
+
+    async def _send(
+        self, entries: Sequence[OutgoingEntry], documents: Mapping[str, bytes]
+    ) -> list[PublishResult | EntryFailed]:
         try:
-            outcomes = await asyncio.wait_for(self._remote.publish([row.entry for row in rows]), _PUBLISH_LIMIT_S)
+            return await asyncio.wait_for(self._remote.publish(entries, documents), _PUBLISH_LIMIT_S)
         except asyncio.TimeoutError:
             raise RemoteUnavailable("timeout") from None
-        points.reached("before-confirmation")
-        return outcomes
+
+    async def _riding(self, names: Collection[ModuleName]) -> Mapping[str, bytes]:
+        if self._companions is None or self._is_hurried:
+            return NO_DOCUMENTS
+        try:
+            return await asyncio.wait_for(self._companions.riding(names), _COMPANIONS_LIMIT_S)
+        except asyncio.TimeoutError:
+            return NO_DOCUMENTS
+        except Exception:  # whatever it is, it is no reason to hold entries up
+            log.exception("what is to go with entries to %s", self._remote.name)
+            return NO_DOCUMENTS
+
+    async def _push_companions(self) -> None:
+        """Documents that nothing takes along. Their trouble is no reason to rest: entries go as before."""
+        if self._companions is None or len(self._batcher) or self._companions.due_in_s != 0:
+            return
+        documents = await self._companions.alone()
+        if not documents:
+            return
+        try:
+            outcomes = await self._send([], documents)
+        except RemoteUnavailable as error:
+            log.info("telling %s of runs: %s", self._remote.name, error)
+            self._companions.postponed(error.retry_after_s)
+            return
+        await self._companions.went(dict(zip(documents, outcomes, strict=True)), alone=True)
 
     async def _settle(self, row: Row, outcome: PublishResult | EntryFailed) -> bool:
         """Write one outcome down; false if the entry has to be tried again."""
@@ -220,6 +325,9 @@ class Pusher:
         """Unknown counts as public: what was pushed to everybody cannot be taken back."""
         return self.access is None or self.access.public is not False
 
+    def _is_held_back(self, name: ModuleName) -> bool:
+        return self._is_public and not self._allow_private_models and self._is_private(name)
+
     async def _parked_at_once(self, row: Row) -> bool:
         """Rule 5: nothing to a public remote unless it was allowed; old entries as configured.
 
@@ -228,6 +336,8 @@ class Pusher:
         reason = ""
         if self._is_public and not self._allow_public:
             reason = "public-repo"
+        elif self._is_held_back(row.entry.name):
+            reason = _PRIVATE_MODEL
         elif row.existing and self._is_public and self._existing == "private-only":
             reason = "existing-on-public"
         elif not await asyncio.to_thread(_is_whole, row.entry):
@@ -237,8 +347,8 @@ class Pusher:
         return bool(reason)
 
     async def _park(self, row: Row, reason: str) -> None:
-        log.warning("%s is parked for %s: %s", row.entry.name, self._remote.name, reason)
         await self._journal.park(row.item, self._remote.name, reason)
+        log.warning("%s is parked for %s: %s", row.entry.name, self._remote.name, reason)
         self._on_outcome(row.entry.name, reason)
         self.parked[row.item.id] = Parked(row.entry.name, self._remote.name, reason)
 

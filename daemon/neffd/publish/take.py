@@ -78,6 +78,7 @@ def take(
         if xla.is_failure_text(_start_of(folder / (xla.NEFF + PART_SUFFIX))):
             raise NotTaken("failed")
         fsops.sync_directory(folder)
+        fsops.sync_directory(folder.parent)
         points.reached("entry-pinned")
     except FileNotFoundError:
         fsops.remove_tree(folder)
@@ -112,7 +113,7 @@ def _pin(source: Path, target: Path, facts: FileFacts) -> FileDigest:
         if not _is_still(target.lstat(), facts):  # somebody put another file, maybe another user's, in its place
             raise NotTaken("changing")
         digest = FileDigest(*fsops.hash_file(target))
-        _sync_file(target)
+        fsops.sync_file(target)
         return digest
     except PermissionError as error:
         raise CannotShare(f"{source}: {error.strerror}", sharing.share_command(source.parent.parent.parent)) from None
@@ -137,14 +138,6 @@ def _is_still(found: os.stat_result, facts: FileFacts) -> bool:
 def _start_of(path: Path) -> bytes:
     with open(fsops.open_regular(path), "rb") as reader:
         return reader.read(xla.NEFF_HEADER_BYTES)
-
-
-def _sync_file(path: Path) -> None:
-    fd = fsops.open_regular(path)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _compile_s(looks: Inspection) -> float | None:

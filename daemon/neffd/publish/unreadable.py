@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from neff.keys import ModuleName
+from neffd.serve.status import Problems
 from neffd.store import sharing
 from neffd.store.root import CacheRoot
 
@@ -15,44 +15,42 @@ REASON = "cannot-read"
 
 
 class Unreadable:
-    """Gathered while scans and looks go on; on the event loop, but for what is said to block.
+    """Gathered while scans and looks go on; on the event loop, but for what is said to block."""
 
-    Args:
-        on_problem: told reason, detail, and the command that helps.
-        on_healed: told the reason once a whole scan met nothing unreadable.
-    """
-
-    def __init__(
-        self, root: CacheRoot, on_problem: Callable[[str, str, str], None], on_healed: Callable[[str], None]
-    ) -> None:
+    def __init__(self, root: CacheRoot, problems: Problems) -> None:
         self._root = root
-        self._on_problem = on_problem
-        self._on_healed = on_healed
+        self._problems = problems
         self._share_command = sharing.share_command(root.path)
-        self._was_met = False
+        self._met: set[str] = set()
+        self._met_before: set[str] = set()
         self._entries: set[ModuleName] = set()
+        self._again: list[ModuleName] = []
 
     def met(self, error: OSError) -> None:
         """A folder is another user's, or no file handle is left: it may be readable another time."""
-        self._was_met = True
-        self._on_problem(REASON, str(error), self._share_command if isinstance(error, PermissionError) else "")
+        self._met.add(str(error))
+        command = self._share_command if isinstance(error, PermissionError) else ""
+        self._problems.note(REASON, str(error), command, subject=str(error))
 
     def given_up(self, name: ModuleName, detail: str, hint: str) -> None:
         """The files of an entry could not be read, and nobody tries again until they can."""
         self._entries.add(name)
-        self._on_problem(REASON, detail, hint)
+        self._problems.note(REASON, detail, hint, str(name))
 
     def scan_begins(self) -> list[ModuleName]:
         """The entries given up whose files can be read now, or are gone: given up no more. Blocking."""
-        self._was_met = False
-        again = [name for name in list(self._entries) if _is_open(self._root.entry(name))]
-        self._entries.difference_update(again)
-        return again
+        self._met_before |= self._met
+        self._met = set()
+        self._again = [name for name in list(self._entries) if _is_open(self._root.entry(name))]
+        self._entries.difference_update(self._again)
+        return self._again
 
     def scan_ended(self) -> None:
         """Everything has been looked at since `scan_begins`."""
-        if not self._was_met and not self._entries:
-            self._on_healed(REASON)
+        mended = (self._met_before - self._met) | set(map(str, self._again))
+        for subject in mended:
+            self._problems.over(REASON, subject=subject)
+        self._met_before, self._again = set(), []
 
 
 def check_open(folder: Path) -> None:

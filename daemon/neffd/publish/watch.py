@@ -33,6 +33,8 @@ MAX_ENTRY_WATCHES = 64
 _FOLDERS = [DirCreatedEvent, DirMovedEvent, DirDeletedEvent]
 _FILES = [FileCreatedEvent, FileClosedEvent, FileMovedEvent, FileDeletedEvent]
 _WATCHDOG_LOGGER = "watchdog.observers.inotify_c"
+# Threads that have not ended by then hang, and are left behind: they end with the process.
+_STOP_S = 5.0
 
 
 class Watch:
@@ -54,22 +56,46 @@ class Watch:
         self._starting = threading.Lock()
         self._folders: dict[Path, ObservedWatch] = {}
         self._entries: dict[Path, ObservedWatch] = {}
+        self._refused: dict[Path, str] = {}
+
+    @property
+    def refused(self) -> str | None:
+        """Why the kernel gave no watch for some folder when it was last asked."""
+        return next(iter(list(self._refused.values())), None)
+
+    @property
+    def is_started(self) -> bool:
+        """Whether there are threads of watchdog, alive or not."""
+        return self._observer is not None
+
+    def ended(self) -> set[str]:
+        """What is not watched any more, since a thread of watchdog has ended; of a folder that is gone, it does so."""
+        observer = self._observer
+        if observer is None:
+            return set()
+        emitters = [emitter for emitter in list(observer.emitters) if not emitter.is_alive()]
+        return {str(emitter.watch.path) for emitter in emitters} | (set() if observer.is_alive() else {"everything"})
 
     def start(self) -> None:
         """Start watchdog's threads; raises OSError where the kernel has no inotify instance left."""
         with self._starting:
-            self._observer = InotifyObserver()
+            observer = InotifyObserver()
             logging.getLogger(_WATCHDOG_LOGGER).addHandler(self._lost)
-            self._observer.start()
+            observer.start()
+            self._observer = observer
 
     def stop(self) -> None:
-        """Stop watching, also what is only starting; returns when all threads have ended."""
+        """Stop watching, also what is only starting; returns when all threads have ended, or hang."""
         with self._starting:
             observer, self._observer = self._observer, None
+            self._folders, self._entries, self._refused = {}, {}, {}
         if observer is not None:
             logging.getLogger(_WATCHDOG_LOGGER).removeHandler(self._lost)
-            observer.stop()
-            observer.join()
+            ending = threading.Thread(target=_end, args=(observer,), name="neffd-watch-end", daemon=True)
+            ending.start()
+            ending.join(_STOP_S)
+            if ending.is_alive():
+                log.warning("threads of the watcher do not end; they are left behind")
 
     def add_folder(self, folder: Path) -> bool:
         """Watch the root or a namespace for entries that come and go; false if that is not possible."""
@@ -78,11 +104,17 @@ class Watch:
         watch = self._schedule(folder, _FOLDERS)
         if watch is not None:
             self._folders[folder] = watch
+            self._refused.pop(folder, None)
         return watch is not None
 
     def watches(self, folder: Path) -> bool:
         """Whether an entry is watched."""
         return folder in self._entries
+
+    @property
+    def has_entries(self) -> bool:
+        """Whether any entry is watched; asked for each entry of a scan, so without its path."""
+        return bool(self._entries)
 
     def has_room(self) -> bool:
         """Whether one more entry can be watched."""
@@ -97,13 +129,14 @@ class Watch:
 
     def drop(self, folder: Path) -> None:
         """Stop watching a folder: it is of no interest any more, or gone, and another of its name needs a new watch."""
+        self._refused.pop(folder, None)
         watch = self._folders.pop(folder, None) or self._entries.pop(folder, None)
         if watch is not None and self._observer is not None:
             self._observer.unschedule(watch)
 
     def drop_all(self) -> None:
         """Stop watching everything: events that would have said what is gone were lost."""
-        for folder in [*self._folders, *self._entries]:
+        for folder in [*self._folders, *self._entries, *self._refused]:
             self.drop(folder)
 
     def _schedule(self, folder: Path, events: list[type[FileSystemEvent]]) -> ObservedWatch | None:
@@ -113,6 +146,8 @@ class Watch:
             return self._observer.schedule(self._handler, str(folder), event_filter=events)
         except (OSError, RuntimeError) as error:  # no such folder, no watch left, no thread left
             log.debug("cannot watch %s: %s", folder, error)
+            if events is _FOLDERS and not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+                self._refused[folder] = str(error)
             return None
 
 
@@ -137,3 +172,8 @@ class _LostEvents(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if "overflow" in record.getMessage().lower():
             self._lost()
+
+
+def _end(observer: BaseObserver) -> None:
+    observer.stop()
+    observer.join()

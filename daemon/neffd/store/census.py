@@ -13,7 +13,7 @@ from neffd.layouts import xla
 from neffd.store.root import FileFacts, Inspection
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Held:
     """One entry as it was last seen. `read_at` is the NEFF's access time, wall seconds; 0 without one."""
 

@@ -26,6 +26,11 @@ def is_damage(error: BaseException) -> bool:
     return says_so or isinstance(error, Damaged)
 
 
+def may_be_written(error: BaseException) -> bool:
+    """Whether what failed to be committed may be on disk all the same: it was written, and the sync failed."""
+    return isinstance(error, sqlite3.OperationalError) and "disk I/O error" in str(error)
+
+
 def is_damage_at_opening(error: BaseException, path: Path) -> bool:
     """The same of a file that was just opened: then everything counts that the surroundings are not to blame for."""
     if not isinstance(error, sqlite3.DatabaseError):

@@ -129,6 +129,25 @@ _MIGRATIONS = (
         PRIMARY KEY (run_id, namespace, key)
     ) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE manifests_pending (    -- what remotes have still to be told of runs; see neffd.runs.pending
+        remote TEXT NOT NULL, run TEXT NOT NULL, namespace TEXT NOT NULL,
+        path TEXT NOT NULL, document BLOB NOT NULL,  -- as it would be on the remote
+        is_private INTEGER NOT NULL, has_ended INTEGER NOT NULL,
+        went_alone INTEGER NOT NULL,    -- it has had a commit of its own
+        offered_at REAL NOT NULL,
+        PRIMARY KEY (remote, run, namespace)
+    );
+    """,
+    """
+    CREATE TABLE module_owners (        -- whose runs used a module, as long as it may still be told; see neffd.runs.owners
+        namespace TEXT NOT NULL, key TEXT NOT NULL,
+        model TEXT NOT NULL,            -- its id on the Hub, or empty for one that is nobody's business
+        PRIMARY KEY (namespace, key, model)
+    ) WITHOUT ROWID;
+    INSERT OR IGNORE INTO module_owners
+        SELECT namespace, key, '' FROM run_modules JOIN runs ON run_id = id WHERE is_private;
+    """,
 )
 
 
@@ -308,7 +327,7 @@ def _own(state_dir: Path) -> int:
             "set state_dir to a directory on a disk of this host",
         )
     try:
-        state_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
+        fsops.make_folders(state_dir, 0o750)
         fd = os.open(state_dir / "neffd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
         raise NeffdError(

@@ -136,6 +136,23 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
+def sync_file(path: Path) -> None:
+    """Put the content of a regular file on disk, whoever wrote it; raises OSError."""
+    fd = open_regular(path)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_folders(path: Path, mode: int) -> None:
+    """Make a folder and those above it that are missing, each synced into the one above; one that is there stays."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(mode=mode, exist_ok=True)
+        sync_directory(folder.parent)
+
+
 def remove_tree(path: Path) -> None:
     """Delete a folder of ours and all below it; what is already gone or not ours to delete is left."""
     shutil.rmtree(path, ignore_errors=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import sqlite3
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from pathlib import Path
 
 from neff.keys import ModuleName
 from neffd.remotes.provenance import FileDigest
+from neffd.store import fsops
 from neffd.store.database import Database
 from neffd.store.root import FileFacts
 
@@ -27,7 +30,7 @@ def from_remote(name: str) -> str:
     return _REMOTE_PREFIX + name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Known:
     """One indexed entry: its origin, and the NEFF file that this was said of.
 
@@ -51,6 +54,15 @@ class Known:
 
 
 @dataclass(frozen=True)
+class Noted:
+    """What was noted of an entry before the machine was started again; `digests` is empty where it was never read."""
+
+    known: Known
+    digests: Mapping[str, FileDigest]
+    noted_at: float
+
+
+@dataclass(frozen=True)
 class Evicted:
     """An entry whose removal was begun: inode and mtime of each file that is to go."""
 
@@ -65,9 +77,10 @@ _SELECT = "SELECT namespace, key, origin, neff_inode, neff_mtime_ns, neff_bytes,
 class Index:
     """Origins of entries and our own lock files, durable in the database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, boot: str | None = None) -> None:
+        """Args: boot: names this boot of the machine; asked of the kernel where it is not given."""
         self._database = database
-        self._boot_id = boot_id()
+        self.boot = boot or boot_id()
         self._own_locks: set[str] = set()
 
     def all_known(self, root: Path) -> dict[ModuleName, Known]:
@@ -127,7 +140,7 @@ class Index:
                 was_taken,
                 compile_s,
                 time.time(),
-                self._boot_id,
+                self.boot,
             ),
         )
 
@@ -153,6 +166,33 @@ class Index:
         return self._database.run_blocking(
             lambda connection: connection.execute(query, (f"baseline:{root}",)).fetchone() is not None
         )
+
+    def last_boot(self, root: Path) -> str | None:
+        """The boot that `note_boot` was last called under, None if it never was. Blocking."""
+        query = "SELECT value FROM meta WHERE name = ?"
+        row = self._database.run_blocking(lambda connection: connection.execute(query, (f"boot:{root}",)).fetchone())
+        return None if row is None else str(row[0])
+
+    def note_boot(self, root: Path) -> None:
+        """What is in the cache directory now was looked through, or is made under this boot. Blocking."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"boot:{root}", self.boot))
+            connection.execute("UPDATE entries SET boot_id = ? WHERE root = ?", (self.boot, str(root)))
+
+        self._database.run_blocking(write)
+
+    def noted_before(self, root: Path) -> dict[ModuleName, Noted]:
+        """Everything noted of one cache directory under other boots. Blocking."""
+        query = f"{_SELECT.replace(' FROM', ', noted_at FROM')} WHERE root = ? AND boot_id != ?"
+        rows = self._database.run_blocking(
+            lambda connection: connection.execute(query, (str(root), self.boot)).fetchall()
+        )
+        noted = {}
+        for *row, noted_at in rows:
+            digests = {file: FileDigest(*digest) for file, digest in json.loads(row[6] or "{}").items()}
+            noted[ModuleName(row[0], row[1])] = Noted(_known(tuple(row)), digests, noted_at)
+        return noted
 
     def is_own_lock(self, lock: Path) -> bool:
         """Whether a lock file is one that we have made and not yet let go."""
@@ -244,6 +284,7 @@ class Index:
                 # The inode alone could have been given to a trainer's new lock.
                 if (facts.st_ino, facts.st_mtime_ns) == (inode, mtime_ns):
                     lock.unlink()
+                    fsops.sync_directory(lock.parent)
                     cleared.append(lock)
             except (FileNotFoundError, NotADirectoryError):
                 pass
@@ -256,8 +297,14 @@ class Index:
 
 def _known(row: tuple[str, str, str, int, int, int, str | None, int]) -> Known:
     _, _, origin, inode, mtime_ns, size_bytes, files, was_taken = row
-    names = None if files is None else frozenset(json.loads(files))
-    return Known(origin, (inode, mtime_ns, size_bytes), names, bool(was_taken))
+    names = None if files is None else _shared(frozenset(json.loads(files)))
+    return Known(sys.intern(origin), (inode, mtime_ns, size_bytes), names, bool(was_taken))
+
+
+@functools.lru_cache(maxsize=256)
+def _shared(names: frozenset[str]) -> frozenset[str]:
+    """One set for all entries with the same files, which are nearly all."""
+    return names
 
 
 def boot_id() -> str:

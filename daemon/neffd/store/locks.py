@@ -39,6 +39,7 @@ class StockLocks:
                     # Tools that clear locks clear ours too; what is there then is somebody else's.
                     if _identity(lock) == identity:
                         lock.unlink()
+                        fsops.sync_directory(lock.parent)  # or a crash brings it back, and nobody knows that it is ours
                 self._index.drop_claim(lock)
 
     def _take(self, lock: Path) -> tuple[int, int] | None:

@@ -24,6 +24,8 @@ from neffd.store.locks import StockLocks, has_locks
 from neffd.store.root import PART_SUFFIX, CacheRoot
 from neffd.store.sharing import CannotShare
 
+_PIECE_BYTES = 1 << 20
+
 
 class Placement(str, Enum):
     """What became of a staged entry."""
@@ -126,8 +128,9 @@ class Placer:
             sharing.check_harmless(part, target, self._root.path)
         for part in _in_order(name.namespace, staged):
             final = target / _stock_name(part)
-            # Inputs are the asker's own; they are equal in meaning, and a lock's name depends on them.
-            if final.name in xla.INPUTS and final.exists():
+            # Inputs are the asker's own; they are equal in meaning.
+            if final.name in xla.INPUTS and final.exists() and not _is_cut_short(final, part):
+                fsops.sync_file(final)
                 part.unlink()
                 continue
             if final.name == mark:
@@ -143,6 +146,20 @@ def _refuse_if_no_folder(path: Path) -> None:
     """A link could lead out of the cache directory."""
     if not fsops.is_folder(path):
         raise CannotShare(f"{path} is not a folder", f"rm {shlex.quote(str(path))}")
+
+
+def _is_cut_short(kept: Path, whole: Path) -> bool:
+    """Whether `kept` is but the beginning of `whole`: what is left of a write that failed, on a full disk for one."""
+    try:
+        with open(fsops.open_regular(kept), "rb") as short, whole.open("rb") as long:
+            if os.fstat(short.fileno()).st_size >= os.fstat(long.fileno()).st_size:
+                return False
+            while piece := short.read(_PIECE_BYTES):
+                if long.read(len(piece)) != piece:
+                    return False
+    except OSError:
+        return False
+    return True
 
 
 def _stock_name(part: Path) -> str:

@@ -41,8 +41,13 @@ class Remover:
         self._index = index
         self._locks = StockLocks(root, index)
 
-    def unmark(self, wanted: Mapping[ModuleName, FileFacts]) -> tuple[list[Evicted], dict[ModuleName, Kept]]:
+    def unmark(
+        self, wanted: Mapping[ModuleName, FileFacts], *, locked_too: bool = False
+    ) -> tuple[list[Evicted], dict[ModuleName, Kept]]:
         """Make entries unready, if their NEFF is still the one that was seen; also returns why others are not.
+
+        Args:
+            locked_too: a lock is no reason to keep the mark; `finish` will leave the rest to who holds it.
 
         Raises sqlite3.Error, before anything is removed, if the database cannot note it.
         """
@@ -51,7 +56,7 @@ class Remover:
             looks = self._root.inspect(name)
             if looks.state is not xla.State.READY or looks.neff != neff:
                 kept[name] = Kept.NOT_READY
-            elif looks.is_locked:
+            elif looks.is_locked and not locked_too:
                 kept[name] = Kept.LOCKED
             else:
                 files = {file: (facts.inode, facts.mtime_ns) for file, facts in looks.files.items()}

@@ -21,7 +21,7 @@ PART_SUFFIX = ".part"
 _INSIDE = Path(".cache/huggingface/neffd")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileFacts:
     """One file as a `stat` shows it; equal facts mean an untouched file."""
 
@@ -32,7 +32,7 @@ class FileFacts:
     gid: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Inspection:
     """What an entry's folder held at one moment. `files` are those that can be shared.
 
@@ -99,8 +99,8 @@ class CacheRoot:
         try:
             folder.mkdir(mode=0o700)
         except FileNotFoundError:
-            for ours in (self.staging, folder.parent):
-                ours.mkdir(mode=0o700, exist_ok=True)
+            self.staging.parent.mkdir(parents=True, exist_ok=True)
+            fsops.make_folders(folder.parent, 0o700)
             folder.mkdir(mode=0o700)
         return folder
 
@@ -118,12 +118,12 @@ class CacheRoot:
         sizes_bytes: dict[str, int] = {}
         read_at = 0.0
         try:
-            for file, facts in self._regular_files(self.entry(name)):
+            for file, facts in _regular_files(f"{self.path}/{name.namespace}", name.key):
                 sizes_bytes[file] = facts.st_size
                 if file == xla.NEFF:
                     read_at = facts.st_atime
                 if file in xla.SHARED:
-                    files[file] = FileFacts(facts.st_size, facts.st_mtime_ns, facts.st_ino, facts.st_uid, facts.st_gid)
+                    files[file] = _facts(facts)
         except (FileNotFoundError, NotADirectoryError):
             return Inspection(xla.State.EMPTY, {}, folder_exists=False)
         except PermissionError:
@@ -140,6 +140,18 @@ class CacheRoot:
             return os.stat(folder + xla.NEFF).st_size > 0  # noqa: PTH116
         except OSError:
             return False
+
+    def ready_neff(self, name: ModuleName) -> FileFacts | None:
+        """The NEFF of an entry that is ready: what `inspect` tells of it, for a third of the price."""
+        folder = f"{self.path}/{name.namespace}/{name.key}"
+        try:
+            parts = (folder, f"{folder}/{keys.ready_mark(name.namespace)}", f"{folder}/{xla.NEFF}")
+            above, mark, neff = map(os.lstat, parts)
+        except OSError:
+            return None
+        if not (stat.S_ISDIR(above.st_mode) and stat.S_ISREG(mark.st_mode) and stat.S_ISREG(neff.st_mode)):
+            return None
+        return _facts(neff) if neff.st_size > 0 else None
 
     def _create(self) -> None:
         parent = self.path.parent
@@ -160,7 +172,7 @@ class CacheRoot:
         for place in places:
             try:
                 place.parent.mkdir(parents=True, exist_ok=True)
-                place.mkdir(mode=0o700, exist_ok=True)
+                fsops.make_folders(place, 0o700)
                 facts = place.lstat()
             except OSError:
                 continue
@@ -175,20 +187,6 @@ class CacheRoot:
         )
 
     @staticmethod
-    def _regular_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-        """Raises NotADirectoryError if `folder` or the one above it is a link."""
-        if not (fsops.is_folder(folder.parent) and fsops.is_folder(folder)):
-            raise NotADirectoryError(folder)
-        with os.scandir(folder) as found:
-            for item in found:
-                try:
-                    facts = item.stat(follow_symlinks=False)
-                except FileNotFoundError:  # a lock, say, that has just been released
-                    continue
-                if stat.S_ISREG(facts.st_mode):
-                    yield item.name, facts
-
-    @staticmethod
     def _folders(parent: Path, wanted: Callable[[str], bool]) -> Iterator[str]:
         try:
             with os.scandir(parent) as found:
@@ -196,3 +194,22 @@ class CacheRoot:
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             return
         yield from names
+
+
+def _facts(facts: os.stat_result) -> FileFacts:
+    return FileFacts(facts.st_size, facts.st_mtime_ns, facts.st_ino, facts.st_uid, facts.st_gid)
+
+
+def _regular_files(parent: str, key: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Raises NotADirectoryError if `parent` or the folder in it is a link. No Path objects, since scans ask often."""
+    folder = f"{parent}/{key}"
+    if not (stat.S_ISDIR(os.lstat(parent).st_mode) and stat.S_ISDIR(os.lstat(folder).st_mode)):
+        raise NotADirectoryError(folder)
+    with os.scandir(folder) as found:
+        for item in found:
+            try:
+                facts = item.stat(follow_symlinks=False)
+            except FileNotFoundError:  # a lock, say, that has just been released
+                continue
+            if stat.S_ISREG(facts.st_mode):
+                yield item.name, facts

@@ -16,6 +16,7 @@ from neffd.publish.audience import Audience
 from neffd.publish.collect import Collector
 from neffd.publish.journal import Journal
 from neffd.publish.take import Trust
+from neffd.serve.status import Problems
 from neffd.store.database import Database
 from neffd.store.index import Index
 from neffd.store.root import CacheRoot
@@ -44,6 +45,22 @@ def journal(database: Database, index: Index) -> Journal:
     return Journal(database, index)
 
 
+class _Told(Problems):
+    """Notes each problem, and each that is over."""
+
+    def __init__(self, collecting: Collecting) -> None:
+        super().__init__("cache")
+        self._collecting = collecting
+
+    def note(self, reason: str, detail: str, hint: str, subject: str = "") -> None:
+        super().note(reason, detail, hint, subject)
+        self._collecting.problems.append((reason, hint))
+
+    def over(self, reason: str, hint: str | None = None, subject: str | None = None) -> None:
+        super().over(reason, hint, subject)
+        self._collecting.healed.append(reason)
+
+
 class Collecting:
     """A collector at work, and what it told."""
 
@@ -52,6 +69,7 @@ class Collecting:
         self.problems: list[tuple[str, str]] = []
         self.healed: list[str] = []
         self.taken = 0
+        self.settling_when_taken: list[int] = []
         self.collector = Collector(
             root,
             index,
@@ -63,12 +81,12 @@ class Collecting:
             settle_s=0.1,
             scan_s=3600,
             on_taken=lambda name, item, remotes: self._count(),
-            on_problem=lambda reason, detail, hint: self.problems.append((reason, hint)),
-            on_healed=self.healed.append,
+            problems=_Told(self),
         )
 
     def _count(self) -> None:
         self.taken += 1
+        self.settling_when_taken.append(self.collector.settling)
 
     def scans(self, why: str) -> int:
         return int(self.metrics.value("neffd_scans_total", why=why))

@@ -111,3 +111,24 @@ def test_a_single_large_item_goes_alone() -> None:
     for item in items:
         batcher.add(item)
     assert [batcher.take() for _ in range(4)] == [[items[0]], [items[1]], [items[2]], []]
+
+
+def test_in_a_hurry_what_cost_most_goes_first_in_small_batches() -> None:
+    clock = Clock()
+    batcher = Batcher(Limits(quiet_s=10, max_delay_s=60, max_bytes=1 << 30, max_files=20), clock)
+    costs = {1: 5.0, 2: None, 3: 600.0, 4: 60.0}
+    for number, compile_s in costs.items():
+        batcher.add(Item(number, 20 << 20, 1, compile_s=compile_s))
+    assert batcher.due_in_s == 10
+    batcher.hurry()
+    assert batcher.due_in_s == 0
+    assert [[item.id for item in batcher.take()] for _ in costs] == [[3], [4], [1], [2]]
+    batcher.add(Item(5, 1, 1))
+    assert batcher.due_in_s == 0, "what comes now waits for nothing either"
+
+
+def test_nothing_to_hurry_with() -> None:
+    batcher = Batcher(LIMITS, Clock())
+    batcher.hurry()
+    assert batcher.due_in_s is None
+    assert batcher.take() == []

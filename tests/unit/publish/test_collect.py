@@ -20,6 +20,7 @@ from watchdog.utils import BaseThread
 from neffd.layouts import xla
 from neffd.publish.journal import Journal
 from neffd.publish.watch import MAX_ENTRY_WATCHES
+from neffd.store.database import Database
 from neffd.store.index import Index
 from neffd.store.root import CacheRoot
 from tests.harness import entries
@@ -27,6 +28,7 @@ from tests.unit.publish.conftest import Collecting, collecting, taken_names
 from tests.unit.waiting import until
 
 WITHIN_S = 5.0  # the promise is a second; the machine may be busy
+_FULL = "CREATE TEMP TRIGGER full BEFORE INSERT ON outbox BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
 
 
 def start_compile(root: CacheRoot, number: int, namespace: str = entries.NAMESPACE) -> Path:
@@ -61,6 +63,9 @@ async def test_an_entry_written_slowly_in_place_is_found_when_it_is_ready_and_no
         await host.until(lambda: host.collector.settling or host.taken, "the ready entry is found", WITHIN_S)
         await host.until(lambda: host.taken == 1, "the ready entry is taken", WITHIN_S)
         assert await taken_names(journal) == [entries.module(1)]
+        # Until it is handed over somebody counts it among what waits.
+        assert host.settling_when_taken == [1]
+        await host.until(lambda: host.collector.settling == 0, "and nobody counts it twice", WITHIN_S)
 
 
 async def test_more_unready_entries_than_watches(root: CacheRoot, index: Index, journal: Journal) -> None:
@@ -82,7 +87,7 @@ async def test_ready_entries_hold_no_watch_and_reading_them_wakes_nobody(
     async with collecting(root, index, journal) as host:
         await host.until(lambda: host.taken == 20, "all are taken")
         await host.collector.scan_now()
-        assert len(_inotify_watches()) == 2, "the cache directory and its namespace"
+        assert len(_inotify_watches()) == 3, "the cache directory, its namespace, and our own signs"
         looks = _count_inspections(root)
         for name in names:
             entries.read(root.path, name)
@@ -122,7 +127,7 @@ async def test_the_whole_directory_is_deleted_and_made_anew(root: CacheRoot, ind
             finish_compile(start_compile(root, number), number)
             await host.until(lambda n=number: host.taken == n + 1, "an entry of the new directory", WITHIN_S)  # type: ignore[misc]
             shutil.rmtree(root.path)
-            await host.until(lambda: not _inotify_watches(), "the deletion is noticed", WITHIN_S)
+            await host.until(lambda: len(_inotify_watches()) <= 1, "the deletion is noticed", WITHIN_S)
         assert host.scans("periodic") == 0
 
 
@@ -135,6 +140,7 @@ async def test_lost_events_lead_to_a_scan_that_finds_everything(
         # What watchdog says when the kernel's queue is full.
         logging.getLogger("watchdog.observers.inotify_c").warning("Inotify queue overflowed; events were lost")
         await host.until(lambda: host.scans("overflow") == 1, "a scan", WITHIN_S)
+        await host.until(lambda: "events-lost" in host.healed, "it was said, and is over", WITHIN_S)
         finish_compile(folder, 1)
         await host.until(lambda: host.taken == 1, "the watches work after it", WITHIN_S)
 
@@ -192,17 +198,14 @@ async def test_a_full_disk_is_reported_tried_seldom_and_heals(
 
 
 async def test_a_journal_that_cannot_be_written_leaves_nothing_pinned(
-    root: CacheRoot, index: Index, journal: Journal, monkeypatch: pytest.MonkeyPatch
+    root: CacheRoot, database: Database, index: Index, journal: Journal
 ) -> None:
-    def fail(*args: object) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
-
     async with collecting(root, index, journal) as host:
-        with monkeypatch.context() as patch:
-            patch.setattr(Journal, "insert_blocking", fail)
-            entries.write(root.path, entries.module(1), entries.files(entries.module(1)))
-            await host.until(lambda: host.problems, "the problem is said", WITHIN_S)
-            assert list((root.staging / "outbox").iterdir()) == []
+        await database.run(lambda connection: connection.execute(_FULL))
+        entries.write(root.path, entries.module(1), entries.files(entries.module(1)))
+        await host.until(lambda: host.problems, "the problem is said", WITHIN_S)
+        assert list((root.staging / "outbox").iterdir()) == []
+        await database.run(lambda connection: connection.execute("DROP TRIGGER full"))
         await host.until(lambda: host.taken == 1, "taken once the journal can be written", 20)
 
 
@@ -266,14 +269,17 @@ def test_what_the_daemon_may_not_read_is_said_once_and_stops_nothing(tmp_path: P
     try:
         while not cache.is_dir():
             assert os.waitpid(pid, os.WNOHANG) == (0, 0)
-        closed = entries.write(cache, entries.module(1), entries.files(entries.module(1)))
+        made = tmp_path / "made"  # and moved in when it is closed, or it might be taken before
+        closed = entries.write(made, entries.module(1), entries.files(entries.module(1)))
         closed.chmod(0o700)
-        other = entries.write(cache, entries.module(2, entries.OLD_NAMESPACE), {"model.hlo_module.pb": b"x"})
+        other = entries.write(made, entries.module(2, entries.OLD_NAMESPACE), {"model.hlo_module.pb": b"x"})
         other.parent.chmod(0o700)
         for number in (3, 4):
             name = entries.module(number)
-            folder = entries.write(cache, name, entries.files(name))
+            folder = entries.write(made, name, entries.files(name))
             (folder / "model.neff").chmod(0o600 if number == 3 else 0o644)
+        for namespace in made.iterdir():
+            namespace.rename(cache / namespace.name)
         (home / "go").touch()
     finally:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -6,16 +6,19 @@ import asyncio
 import contextlib
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
 import pytest
 
+from neff.keys import ModuleName
 from neffd.metrics import Metrics
+from neffd.publish import push
 from neffd.publish.batch import Limits
 from neffd.publish.journal import Journal
 from neffd.publish.push import Pusher
 from neffd.remotes.base import Access, EntryFailed, OutgoingEntry, PublishResult, Remote, RemoteUnavailable
 from neffd.store.root import CacheRoot
+from tests.harness import entries
 from tests.unit.publish.test_journal import insert, taken
 from tests.unit.waiting import until
 
@@ -28,6 +31,7 @@ class Scripted:
     def __init__(self) -> None:
         self.may = Access(can_write=True, public=False)
         self.trouble: RemoteUnavailable | None = None
+        self.trouble_without_entries: RemoteUnavailable | None = None
         self.access_calls = 0
         self.batches: list[list[str]] = []
 
@@ -37,11 +41,14 @@ class Scripted:
             raise self.trouble
         return self.may
 
-    async def publish(self, outgoing: Sequence[OutgoingEntry]) -> list[PublishResult | EntryFailed]:
+    async def publish(
+        self, outgoing: Sequence[OutgoingEntry], documents: Mapping[str, bytes]
+    ) -> list[PublishResult | EntryFailed]:
         self.batches.append([entry.name.key for entry in outgoing])
-        if self.trouble is not None:
-            raise self.trouble
-        return [PublishResult.STORED] * len(outgoing)
+        trouble = self.trouble if outgoing else self.trouble_without_entries
+        if trouble is not None:
+            raise trouble
+        return [PublishResult.STORED] * (len(outgoing) + len(documents))
 
 
 @contextlib.asynccontextmanager
@@ -134,6 +141,124 @@ async def test_a_journal_that_cannot_be_written_is_trouble_not_the_end(
             await until(lambda: not pusher.waiting, "the pusher")
             assert 2 <= len(remote.batches) <= 3
     assert await journal.remotes() == set()
+
+
+async def test_what_belongs_to_private_models_stays_off_public_remotes(root: CacheRoot, journal: Journal) -> None:
+    remote = Scripted()
+    remote.may = Access(can_write=True, public=True)
+    first, second = taken(root, 1), taken(root, 2)
+    private = {first.name}
+    for each in (first, second):
+        await insert(journal, each, "one")
+    policy = {"allow_public": True, "is_private": private.__contains__}
+    async with pushing(remote, journal, **policy) as pusher:
+        await until(lambda: remote.batches and not pusher.waiting, "the pusher")
+        assert remote.batches == [[second.name.key]]
+        assert [(kept.name, kept.reason) for kept in pusher.parked.values()] == [(first.name, "private-model")]
+        pusher.add(await insert(journal, taken(root, 3), "one"))
+        await until(lambda: len(remote.batches) == 2 and not pusher.waiting, "the pusher")
+        assert len(pusher.parked) == 1
+    async with pushing(remote, journal, **policy, allow_private_models=True) as pusher:
+        await until(lambda: remote.batches[-1:] == [[first.name.key]], "the pusher")
+        await until(lambda: not pusher.parked, "the pusher")
+
+
+async def test_a_model_that_is_private_no_more_is_sent(root: CacheRoot, journal: Journal) -> None:
+    remote = Scripted()
+    remote.may = Access(can_write=True, public=True)
+    first = taken(root, 1)
+    private = {first.name}
+    await insert(journal, first, "one")
+    async with pushing(remote, journal, allow_public=True, is_private=private.__contains__) as pusher:
+        await until(lambda: pusher.parked, "the pusher")
+        private.clear()
+        pusher.add(await insert(journal, taken(root, 2), "one"))
+        await until(lambda: sum(map(len, remote.batches)) == 2, "the pusher")
+        assert pusher.parked == {}
+
+
+class Riding:
+    """Documents that wait to go with entries, and what became of them."""
+
+    due_in_s: float | None = None
+    ready = 0
+
+    def __init__(self) -> None:
+        self.documents = {"path": b"content"}
+        self.went_with: list[tuple[dict[str, object], bool]] = []
+        self.on_change: Callable[[], None] = lambda: None
+        self.postponements = 0
+        self.is_public: bool | None = None
+        self.hangs = False
+        self.fault: Exception | None = None
+
+    def status(self) -> dict[str, object]:
+        return {}
+
+    async def load(self) -> None:
+        pass
+
+    def access(self, is_public: bool) -> None:
+        self.is_public = is_public
+
+    def flush(self) -> None:
+        self.due_in_s = 0
+
+    async def riding(self, names: Collection[ModuleName]) -> Mapping[str, bytes]:
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.fault is not None:
+            raise self.fault
+        return self.documents
+
+    async def alone(self) -> Mapping[str, bytes]:
+        self.due_in_s = None
+        return self.documents
+
+    async def went(self, outcomes: Mapping[str, object], *, alone: bool) -> None:
+        self.went_with.append((dict(outcomes), alone))
+
+    def postponed(self, retry_after_s: float | None) -> None:
+        self.postponements += 1
+
+
+async def test_documents_ride_on_a_batch_or_go_alone(root: CacheRoot, journal: Journal) -> None:
+    companions = Riding()
+    await insert(journal, taken(root, 1), "one")
+    async with pushing(remote := Scripted(), journal, companions=companions) as pusher:
+        await until(lambda: remote.batches and not pusher.waiting, "the pusher")
+        await until(lambda: companions.went_with, "the document")
+        assert companions.is_public is False
+        pusher.flush()
+        await until(lambda: len(companions.went_with) == 2, "the document alone")
+    assert companions.went_with == [({"path": PublishResult.STORED}, False), ({"path": PublishResult.STORED}, True)]
+    assert [len(batch) for batch in remote.batches] == [1, 0]
+
+
+async def test_documents_never_hold_entries_up(
+    root: CacheRoot, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(push, "_COMPANIONS_LIMIT_S", 0.01)
+    companions = Riding()
+    companions.hangs = True
+    await insert(journal, taken(root, 1), "one")
+    async with pushing(remote := Scripted(), journal, companions=companions) as pusher:
+        await until(lambda: remote.batches and not pusher.waiting, "the pusher")
+        await until(lambda: pusher.trouble is None, "the pusher")
+        remote.trouble_without_entries = RemoteUnavailable("server-error")
+        pusher.flush()
+        await until(lambda: companions.postponements, "the document alone")
+        assert (pusher.trouble, pusher.writes.reason) == (None, None)
+    assert companions.went_with == []
+
+
+async def test_a_fault_in_finding_documents_stops_no_entry(root: CacheRoot, journal: Journal) -> None:
+    companions = Riding()
+    companions.fault = ZeroDivisionError()
+    await insert(journal, taken(root, 1), "one")
+    async with pushing(remote := Scripted(), journal, companions=companions) as pusher:
+        await until(lambda: remote.batches and not pusher.waiting, "the pusher")
+    assert remote.batches == [[entries.module(1).key]]
 
 
 @pytest.mark.parametrize("public", [True, None])

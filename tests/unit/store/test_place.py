@@ -61,6 +61,25 @@ def test_c_a_folder_without_a_lock(
     assert _staged_files(root) == []
 
 
+@GENERATIONS
+@pytest.mark.parametrize("said_to_hold", [False, True])
+@pytest.mark.parametrize("kept_bytes", [0, 5])
+def test_an_input_that_is_cut_short_is_not_kept(
+    placer: Placer, root: CacheRoot, namespace: str, said_to_hold: bool, kept_bytes: int
+) -> None:
+    """A trainer's disk was full, or it was killed while it wrote: nobody would ever write it again."""
+    name = entries.module(1, namespace)
+    content = entries.files(name)
+    cut = {file: content[file][:kept_bytes] for file in xla.INPUTS if file in content}
+    folder = entries.write(root.path, name, cut)
+    if said_to_hold:
+        (folder / xla.LOCK).touch()
+    staged = stage(root, content)
+    assert placer.place(name, staged, asker_holds_lock=said_to_hold) is Placement.PLACED
+    (folder / xla.LOCK).unlink(missing_ok=True)
+    assert entries.read(root.path, name) == content
+
+
 def test_d_locked_by_somebody_else(placer: Placer, root: CacheRoot) -> None:
     folder = entries.write(root.path, NAME, {"model.hlo_module.pb": b"its own", xla.LOCK: b""})
     before = _facts(folder)

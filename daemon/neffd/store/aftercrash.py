@@ -1,0 +1,151 @@
+"""Entries made around a crash of the machine: looked through at the next start, before any of them is taken. Blocking.
+
+A trainer does not sync what it writes, so a power loss may leave a ready mark beside a NEFF that is cut off or holds
+zeroes; and a disk may have lied about what neffd itself synced. What is found to be torn is removed as an eviction is,
+so that it is fetched or compiled again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+
+from neff.keys import ModuleName
+from neffd.layouts import xla
+from neffd.store import fsops
+from neffd.store.index import Index, Noted
+from neffd.store.removal import Remover
+from neffd.store.root import CacheRoot, FileFacts, Inspection
+
+# Longer than a kernel keeps written data in memory (about 35 s, unless it is told otherwise).
+_AROUND_S = 600.0
+_HLO_FILES = ("wrapped_neff.hlo", "model.hlo_module.pb", "model.hlo.pb")
+_FIRST_FIELD = 0x0A  # an HLO module begins with its name
+
+
+def verify(root: CacheRoot, index: Index, names: Iterable[ModuleName]) -> dict[ModuleName, str]:
+    """Look through what was made shortly before the machine went down, if it has been started again since.
+
+    Args:
+        names: all entries that are there.
+
+    Returns the torn ones, and what is wrong with each; they are removed where that is possible. Raises OSError and
+    sqlite3.Error: then the next call does it again.
+    """
+    last = index.last_boot(root.path)
+    torn = {} if last in (None, index.boot) else _remove_torn(root, index, names)
+    if last != index.boot:
+        index.note_boot(root.path)
+    return torn
+
+
+def _remove_torn(root: CacheRoot, index: Index, names: Iterable[ModuleName]) -> dict[ModuleName, str]:
+    noted = index.noted_before(root.path)
+    ready = {name: neff for name in names if (neff := root.ready_neff(name)) is not None}
+    torn = {}
+    for name in _suspects(ready, noted):
+        why = _what_is_torn(root.entry(name), root.inspect(name), noted.get(name))
+        if why is not None:
+            torn[name] = why
+    remover = Remover(root, index)
+    # Who made it may have died before it let go of the lock.
+    gone, _ = remover.unmark({name: ready[name] for name in torn}, locked_too=True)
+    for entry in gone:
+        remover.finish(entry)
+    return torn
+
+
+def _suspects(ready: Mapping[ModuleName, FileFacts], noted: Mapping[ModuleName, Noted]) -> Collection[ModuleName]:
+    """Ready entries that were written or noted shortly before the last sign of life."""
+    signs = {name: neff.mtime_ns / 1e9 for name, neff in ready.items()}
+    for name in noted.keys() & ready.keys():
+        signs[name] = max(signs[name], noted[name].noted_at)
+    newest = max(signs.values(), default=0.0)
+    return [name for name, at in signs.items() if at >= newest - _AROUND_S]
+
+
+def _what_is_torn(folder: Path, looks: Inspection, noted: Noted | None) -> str | None:
+    """One line, or None where nothing is known to be wrong. What was read before is held against what it was then."""
+    files = looks.files
+    if looks.neff is None:
+        return None
+    try:
+        if noted is not None and noted.known.is_same(looks.neff) and noted.digests:
+            return _what_differs(folder, files, noted)
+        for file in files:
+            if file != xla.DONE and (why := _looks_torn(folder / file)) is not None:
+                return f"{file} {why}"
+    except FileNotFoundError:
+        return None  # somebody has removed it meanwhile
+    return None
+
+
+def _what_differs(folder: Path, files: Mapping[str, FileFacts], noted: Noted) -> str | None:
+    for file in xla.OUTPUTS:  # the inputs are the trainer's own, even of a fetched entry
+        digest = noted.digests.get(file)
+        if digest is None:
+            continue
+        if file not in files or files[file].size_bytes != digest.size_bytes:
+            return f"{file} has not its {digest.size_bytes} bytes"
+        if fsops.hash_file(folder / file)[1] != digest.sha256:
+            return f"{file} is not what it was"
+    return None
+
+
+def _looks_torn(path: Path) -> str | None:
+    with open(fsops.open_regular(path), "rb") as reader:
+        size_bytes = os.fstat(reader.fileno()).st_size
+        if size_bytes == 0:
+            return "is empty"
+        if _has_hole(reader.fileno(), size_bytes):
+            return "has a hole"
+        if path.name == xla.NEFF:
+            start = reader.read(xla.NEFF_HEADER_BYTES)
+            header = xla.neff_header(start)
+            if header is not None and size_bytes < header.file_bytes:
+                return f"has {size_bytes} of {header.file_bytes} bytes"
+            return None if start.strip(b"\0") else "begins with zeroes"
+        if path.name in _HLO_FILES and _ends_within_a_field(reader.read(), size_bytes):
+            return "is cut off"
+    return None
+
+
+def _has_hole(fd: int, size_bytes: int) -> bool:
+    """Whether blocks were never written, and read as zeroes."""
+    try:
+        hole = os.lseek(fd, 0, os.SEEK_HOLE)
+    except OSError:  # this file system cannot tell
+        hole = size_bytes
+    os.lseek(fd, 0, os.SEEK_SET)
+    # Some file systems have called a hole what was only not on disk yet.
+    return hole < size_bytes and not os.pread(fd, fsops.CHUNK_BYTES, hole)[:1].strip(b"\0")
+
+
+def _ends_within_a_field(content: bytes, size_bytes: int) -> bool:
+    """Whether a protocol buffer ends too early; false for what does not look like an HLO module."""
+    at = 0
+    while at < size_bytes and content[0] == _FIRST_FIELD:
+        tag, at = _varint(content, at)
+        if tag & 7 == 0:
+            _, at = _varint(content, at)
+        elif tag & 7 == 2:
+            length, at = _varint(content, at)
+            at += length
+        elif tag & 7 in (1, 5):
+            at += 8 if tag & 7 == 1 else 4
+        else:
+            return False
+    return at > size_bytes
+
+
+def _varint(content: bytes, at: int) -> tuple[int, int]:
+    """A number, and where it ends; beyond the end of `content` if that cuts it off."""
+    value = shift = 0
+    while at < len(content):
+        value |= (content[at] & 0x7F) << shift
+        at += 1
+        if not content[at - 1] & 0x80:
+            return value, at
+        shift += 7
+    return value, len(content) + 1

@@ -1,0 +1,50 @@
+"""neffd, but a part of it hangs as soon as it is ready: HANG=<event-loop | database | workers>[:<seconds>].
+
+The self-check has less patience with it: half a second until it is said, one and a half until the daemon ends, which
+it does not where the hang is one of so many seconds. Without HANG so little patience is with the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from typing import Any
+
+from neffd import selfcheck, service
+from neffd.main import main
+from neffd.pulse import Limits
+
+_SAID_S, _END_S = 0.5, 1.5
+
+
+def hang(what: str, for_s: float, running: service.Service) -> None:
+    """Make a part of the daemon hang."""
+    shared = running._shared
+    if what == "event-loop":
+        time.sleep(for_s)
+    elif what == "database":
+        shared.database._enqueue(lambda connection: time.sleep(for_s))
+    elif what == "workers":
+        for _ in range(service._WORKERS):
+            shared.workers.submit(lambda: time.sleep(for_s))
+
+
+def arm(spec: str) -> None:
+    """Hang as `spec` says, when all has started; nowhere where it is empty."""
+    what, _, seconds = spec.partition(":")
+    selfcheck.LIMITS[what or selfcheck.LOOP] = Limits(_SAID_S, None if seconds else _END_S)
+    selfcheck.LOOK_EVERY_S = 0.05
+    start_tasks = service.Service._start_tasks
+
+    def start_and_hang(running: Any) -> None:
+        start_tasks(running)
+        asyncio.get_running_loop().call_later(0.1, hang, what, float(seconds or 1000), running)
+
+    service.Service._start_tasks = start_and_hang  # type: ignore[assignment,method-assign]
+
+
+if __name__ == "__main__":
+    arm(os.environ["HANG"])
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""A daemon that hangs somewhere says so and where, goes on if that passes, and ends rather than live on by half."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.harness.daemon import Daemon
+from tests.harness.waiting import eventually
+
+COMMAND = ("-m", "tests.faults.hanging_daemon")
+
+
+@pytest.mark.parametrize("what", ["event-loop", "database", "workers"])
+def test_what_hangs_for_good_ends_the_daemon_with_a_message(tmp_path: Path, what: str) -> None:
+    host = Daemon(tmp_path, command=COMMAND, environ={"HANG": what})
+    assert host.start_and_die() == 1
+    assert f"no sign of life of the {what}" in host.log
+    assert f"ending: no sign of life of the {what}" in host.log
+    assert "time.sleep(for_s)" in host.log, "the stack says where"
+
+
+def test_what_hangs_for_a_while_is_reported_until_it_goes_on(tmp_path: Path) -> None:
+    with Daemon(tmp_path, command=COMMAND, environ={"HANG": "database:1.5"}) as host:
+        eventually(lambda: "database-stuck" in [told["reason"] for told in host.status()["problems"]], "it is said")
+        eventually(lambda: host.status()["problems"] == [], "it is over")
+        assert host.counter("neffd_stalls", "part=database") >= 1
+        assert host.stop() == 0
+
+
+def test_a_daemon_that_was_stopped_and_continued_has_not_hung(tmp_path: Path) -> None:
+    with Daemon(tmp_path, command=COMMAND, environ={"HANG": ""}) as host:
+        host.signal(signal.SIGSTOP)
+        eventually(lambda: Path(f"/proc/{host.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T", "stopped")
+        time.sleep(2)  # longer than the event loop may be silent here
+        os.kill(host.pid, signal.SIGCONT)
+        before = host.status()["uptime_s"]
+        eventually(lambda: host.status()["uptime_s"] > before + 0.3, "some more looks")
+        assert "no sign of life" not in host.log
+        assert host.stop() == 0
