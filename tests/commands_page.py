@@ -15,11 +15,14 @@ PAGE = Path(__file__).parents[1] / "docs" / "commands.md"
 _EXIT_CODES = {
     0: "done",
     1: "failed, or parked: the text says what",
-    2: "wrong use of the command",
-    3: "not found: a module, a model, a repo; what was searched is said",
+    2: "wrong use of the command; `neff plan`: fetchable",
+    3: "not found: a module, a model, a repo; what was searched is said; `neff plan`: it will compile",
     4: "no daemon, or no Hub, could be reached",
     5: "still waiting when the time was up; it goes on",
-    6: "refused: not logged in, no repo set, no right to do it; with the command that mends it",
+    6: "refused: not logged in, no repo set, no right to do it, or not on this host; with the command that mends it",
+    7: "`neff add`: the command succeeded, but a remote lacks modules that it used, or it used none",
+    8: "`neff plan`: nobody can tell, no run like it was recorded",
+    64: "`neff plan`: wrong use",
     126: "`neff run`: the command cannot be executed",
     127: "`neff run`: the command was not found",
     130: "interrupted (Ctrl-C)",
@@ -35,8 +38,8 @@ daemon's packages: `pip install 'neffd[daemon]'`. Options with an underscore can
 
 Output is for a person on a terminal (`NO_COLOR` is honoured), one item a line in a pipe, `name=value` quoted as a shell
 would, and one JSON document with `--json`: its `schema` (now 1) rises when a field changes its meaning or goes away,
-`command` is the command's name. `neff status --json` and `neff why --json` are the daemon's own documents, described in
-[protocol.md](protocol.md).
+`command` is the command's name. What `neff status --json` and `neff why --json` say besides is the daemon's own
+document, described in [protocol.md](protocol.md).
 
 The Hub is the one of `HF_ENDPOINT`, the login that of `hf auth login` or `HF_TOKEN`. The repo is that of
 `CUSTOM_CACHE_REPO`, else the one saved in `$HF_HOME/optimum_neuron_custom_cache` (by `neff set`, or by optimum-neuron),
@@ -63,9 +66,10 @@ def _commands() -> Iterator[str]:
         yield "\n".join(_table(["argument", "meaning"], rows))
         if name == "status":  # without a daemon it is another document
             module = importlib.import_module("neffd.commands.localstatus")
-        if module is not None:
+        fields = getattr(module or importlib.import_module(f"neff.commands.{name}"), "JSON", None)
+        if fields is not None:
             column = f"field of `{'--cache_dir ' if name == 'status' else ''}--json`"
-            yield "\n" + "\n".join(_table([column, "meaning"], module.JSON.items()))
+            yield "\n" + "\n".join(_table([column, "meaning"], fields.items()))
 
 
 def _own(parser: argparse.ArgumentParser) -> list[argparse.Action]:
@@ -74,7 +78,7 @@ def _own(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 
 def _usage(name: str, parser: argparse.ArgumentParser) -> str:
     if parser.usage:
-        return parser.usage % {"prog": parser.prog}
+        return "\n".join(line.strip() for line in parser.usage.splitlines())
     words = [_usage_word(action) for action in _own(parser)]
     return " ".join(["neff", name, *words])
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from neff import exitcodes
-from neffd.runs import writing
+from neffd.runs import manifests, writing
 from neffd.runs.entries import Entry, legacy_hash, multi_entry, single_entry
 from tests.harness import entries as modules
 from tests.harness.commands import Person
@@ -220,6 +220,22 @@ def test_compiled_files_of_one_model(alice: Person, hub: HubProcess) -> None:
     assert code == exitcodes.OK
     assert f"*** Repo id: {REPO} ***" in shown
     assert f"{folder}/model.neuron  6 B" in shown
+
+
+def test_modules_that_runs_of_a_model_used(alice: Person, hub: HubProcess) -> None:
+    used, gone, foreign = (modules.module(number, NEWEST) for number in (1, 2, 3))
+    files = {f"{name}/{file}": data for name in (used, foreign) for file, data in modules.files(name).items()}
+    for number, (model, names) in enumerate([(MODEL, (used, gone)), (MODEL, (used,)), ("org/other", (foreign,))]):
+        listed = tuple(manifests.UsedModule(name.key) for name in names)
+        facts = {"model": {"id": model, "type": "llama"}}
+        manifest = manifests.Manifest(NEWEST, f"RUN_{number:032x}", facts, listed)
+        files[manifests.path_of(manifest)] = manifests.encode(manifest)
+    bad = f"{NEWEST}/0_RUNS/llama/{MODEL}/RUN_{9:032x}-00000000.json"
+    seed(hub, {**files, bad: b"{}"})
+    document = alice.json("list", "-m", MODEL)
+    own = {path: len(data) for path, data in files.items() if path.startswith(f"{used}/")}
+    assert {item["path"]: item["size_bytes"] for item in document["files"]} == own
+    assert alice.neff("list", "-m", "org/none").returncode == exitcodes.NOT_FOUND
 
 
 def test_a_large_repo_is_read_by_the_page(alice: Person, hub: HubProcess) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,10 +122,27 @@ def test_the_daemons_packages_are_asked_for_where_they_are_missing(alice: Person
     """As on a host with the bare client: nothing but the standard library can be imported."""
     blocked = tmp_path / "blocked"
     blocked.mkdir()
-    (blocked / "aiohttp.py").write_text("raise ModuleNotFoundError('none', name='aiohttp')")
-    path = f"{blocked}:{alice.environ['PYTHONPATH']}"
-    for command in (("lookup", "org/tiny"), ("list", REPO), ("set", REPO)):
-        done = alice.neff(*command, PYTHONPATH=path)
-        assert done.returncode == exitcodes.FAILED
-        assert done.stderr == f"neff: `neff {command[0]}` needs aiohttp: pip install 'neffd[daemon]'\n"
-    assert alice.neff("lookup", "--help", PYTHONPATH=path).returncode == exitcodes.OK
+    for name in ("aiohttp", "huggingface_hub", "pydantic", "rich", "watchdog", "yaml"):
+        (blocked / f"{name}.py").write_text(f"raise ModuleNotFoundError('none', name={name!r})")
+    alice.environ |= {
+        "PYTHONPATH": f"{blocked}:{alice.environ['PYTHONPATH']}",
+        "CUSTOM_CACHE_REPO": REPO,
+        "NEURON_COMPILE_CACHE_URL": str(tmp_path / "cache"),
+    }
+    for command in (
+        ("lookup", "org/tiny"),
+        ("list",),
+        ("set", REPO),
+        ("create",),
+        ("synchronize",),
+        ("add", "--", "true"),
+    ):
+        done = alice.neff(*command)
+        assert done.returncode == exitcodes.FAILED, done.stderr
+        said = rf"neff: `neff {command[0]}` needs (aiohttp|huggingface_hub|pydantic): pip install 'neffd\[daemon\]'\n"
+        assert re.fullmatch(said, done.stderr)
+    for command in (("status",), ("prefetch", "MODULE_1+e30acd3a"), ("flush",), ("why", "MODULE_1+e30acd3a")):
+        done = alice.neff(*command)
+        assert (done.returncode, "no daemon answers" in done.stderr) == (exitcodes.UNREACHABLE, True)
+    for command in (("run", "--", "true"), ("add", "--help")):
+        assert alice.neff(*command).returncode == exitcodes.OK

@@ -36,7 +36,8 @@ def files_of(*names: ModuleName) -> dict[str, bytes]:
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[HubProcess]:
     with HubProcess(tmp_path / "hub") as server:
-        server.seed_files(REPO, files_of(THERE, BOTH), private=True)
+        runs = {f"{THERE.namespace}/0_RUNS/llama/org/name/RUN_{'ab' * 16}-00000000.json": b"{}"}  # no entry
+        server.seed_files(REPO, {**files_of(THERE, BOTH), **runs}, private=True)
         yield server
 
 
@@ -135,6 +136,11 @@ def test_a_new_host_names_the_compiler(alice: Person, hub: HubProcess, tmp_path:
     done = alice.neff("synchronize", "--pull", "--cache-dir", str(empty), "--compiler-version", "2.20")
     assert done.stdout == f"{REPO} and {empty}: 2 pulled\n", done.stderr
     assert modules_in(empty) == {str(THERE), str(BOTH)}
+    fresh = tmp_path / "not" / "there"  # before the first compile
+    done = alice.neff("synchronize", "--pull", "--compiler_version", "2.14", NEURON_COMPILE_CACHE_URL=str(fresh))
+    assert (done.returncode, fresh.is_dir()) == (exitcodes.FAILED, True)
+    assert "holds nothing for a compiler that is known here" in done.stderr
+    assert alice.neff("synchronize", "--cache_dir", str(fresh / "none")).returncode == exitcodes.NOT_FOUND
 
 
 def test_refusals(alice: Person, hub: HubProcess, cache: Path, tmp_path: Path) -> None:
@@ -159,17 +165,19 @@ def test_a_public_repo_only_when_it_is_meant(alice: Person, hub: HubProcess) -> 
     assert modules_on(hub, "alice/public") == {str(HERE), str(BOTH)}
 
 
-def test_interrupted_and_run_again_it_goes_on(alice: Person, hub: HubProcess, cache: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_and_run_again_it_goes_on(
+    alice: Person, hub: HubProcess, cache: Path, number: signal.Signals
+) -> None:
     hub.add_fault(f"POST /api/models/{REPO}/commit/", kind="stall", stall_s=60)
     process = subprocess.Popen(
         [sys.executable, "-m", "neff.cli", "synchronize", "--push"], env=alice.environ, stderr=subprocess.DEVNULL
     )
     hub.wait_for_requests("POST /api/{type}/{namespace}/{name}/preupload/{revision}", timeout_s=60)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == exitcodes.INTERRUPTED
+    process.send_signal(number)
+    assert process.wait(60) == (exitcodes.INTERRUPTED if number == signal.SIGINT else -number)
     hub.clear_faults()
-    document = alice.json("synchronize", "--push")
-    assert (document["pushed"], document["waiting"]) == (2, 0)
+    assert alice.json("synchronize", "--push")["waiting"] == 0
     assert str(HERE) in modules_on(hub)
 
 

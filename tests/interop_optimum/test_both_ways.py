@@ -59,6 +59,8 @@ def test_what_optimum_neuron_synchronised_is_served(
 def test_what_neffd_published_is_read_by_optimum_neuron(
     make_trainer: MakeTrainer, make_host: MakeHost, hub: HubProcess, work_dir: str
 ) -> None:
+    runs = {f"{NAMESPACE}/0_RUNS/llama/org/name/RUN_{'ab' * 16}-00000000.json": b"{}"}
+    hub.seed_files(REPO, runs, private=True)  # which optimum-neuron does not know
     with make_host("a") as host:
         trainer = make_trainer("a", host)
         trainer.call("install_neff")

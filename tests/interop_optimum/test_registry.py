@@ -76,6 +76,12 @@ def optimum_cli(trainer_python: str, person: Person, *arguments: str) -> str:
     return done.stdout
 
 
+def packages_of(python: str) -> Path:
+    """Where an interpreter's packages are."""
+    asked = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    return Path(subprocess.check_output(asked, text=True).strip())
+
+
 def test_the_hashes_are_the_same(trainer: Trainer, tmp_path: Path) -> None:
     for model_type, task, changes in MODELS:
         folder = str(tmp_path / model_type)
@@ -137,13 +143,12 @@ def test_neffd_reads_what_optimum_neuron_registered(
     assert of_model["hash"] == by_name["hash"]
 
     # With transformers the architecture alone is enough; neffd's other packages are not those of a trainer.
-    packages = subprocess.check_output([interop_python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"])
     found = Person(
         alice.home,
         alice.environ["HF_ENDPOINT"],
         alice.environ["HF_TOKEN"],
         CUSTOM_CACHE_REPO=REPO,
-        PYTHONPATH=os.pathsep.join([alice.environ["PYTHONPATH"], packages.decode().strip()]),
+        PYTHONPATH=os.pathsep.join([alice.environ["PYTHONPATH"], str(packages_of(interop_python))]),
     ).json("lookup", tiny)
     assert found["guess"] is None
     assert [item["hash"] for item in found["entries"]] == [by_name["hash"]]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from neff import exitcodes
 from neff.commands.arguments import seconds
+from neff.commands.documents import add_json, print_json
 from neff.commands.session import ANSWER_S, WAITS, fields, number, objects, session, status_of, texts
 from neff.connection import Connection
 from neff.errors import DaemonError, LostError, SilentError
@@ -15,6 +16,11 @@ from neff.patience import SilencePatience
 from neff.protocol import Message
 
 HELP = "send what waits for upload, without its quiet time"
+JSON = {
+    "pending": "number of entries that still wait; null where the daemon did not say it in time",
+    "waiting": "those by remote, where the daemon tells: remote, entries (their number), reason (why, or null)",
+    "parked": "name, remote and reason of entries that are not sent",
+}
 
 _DEFAULT_TIMEOUT_S = 60.0
 
@@ -27,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=_DEFAULT_TIMEOUT_S,
         help="how long to wait at most (default: %(default)g); what is left then stays in the daemon's queue",
     )
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,36 +45,52 @@ def run(args: argparse.Namespace) -> int:
             for answer in connection.answers("flush", {"timeout_s": args.timeout}, patience):
                 last = answer
         except SilentError:
-            print("still waiting for upload: the daemon did not finish in time, and does not say how much is left")
-            return exitcodes.PENDING
+            return _unknown(args)
         pending = number(last.get("pending"))
         if pending is None:
             raise LostError("garbage", f"the daemon at {connection.path} did not say what is left")
-        where = list(_where(connection)) if pending else []
-    return _report(last, pending, where)
+        waiting = list(_waiting(connection)) if pending else []
+    parked = [
+        dict(zip(("name", "remote", "reason"), texts(item, "name", "remote", "reason"), strict=True))
+        for item in objects(last.get("parked"))
+    ]
+    if args.json:
+        print_json("flush", pending=int(pending), waiting=waiting, parked=parked)
+    else:
+        _print(int(pending), waiting, parked)
+    if pending:
+        return exitcodes.PENDING
+    return exitcodes.FAILED if parked else exitcodes.OK
 
 
-def _where(connection: Connection) -> Iterator[str]:
+def _unknown(args: argparse.Namespace) -> int:
+    if args.json:
+        print_json("flush", pending=None, waiting=[], parked=[])
+    else:
+        print("still waiting for upload: the daemon did not finish in time, and does not say how much is left")
+    return exitcodes.PENDING
+
+
+def _waiting(connection: Connection) -> Iterator[Message]:
     """What waits for each remote, and why; nothing if the daemon does not tell."""
     try:
         remotes = objects(status_of(connection).get("remotes"))
     except DaemonError:
         return
     for remote in remotes:
-        waiting = number(fields(remote.get("journal")).get("waiting"))
-        if waiting:
+        entries = number(fields(remote.get("journal")).get("waiting"))
+        if entries:
             name, reason = texts(remote, "name", "reason")
-            yield f"{waiting:.0f} still waiting for {name}" + (f": {reason}" if remote.get("reason") else "")
+            yield {"remote": name, "entries": int(entries), "reason": reason if remote.get("reason") else None}
 
 
-def _report(answer: Message, pending: float, where: list[str]) -> int:
-    parked = objects(answer.get("parked"))
+def _print(pending: int, waiting: list[Message], parked: list[dict[str, str]]) -> None:
     for item in parked:
-        name, remote, reason = texts(item, "name", "remote", "reason")
-        print(f"parked    {name} for {remote}: {reason}")
-    if pending:
-        for line in where or [f"{pending:.0f} still waiting for upload"]:
-            print(f"{line}; the daemon goes on")
-        return exitcodes.PENDING
-    print("nothing waits for upload" + (f", {len(parked)} parked" if parked else ""))
-    return exitcodes.FAILED if parked else exitcodes.OK
+        print(f"parked    {item['name']} for {item['remote']}: {item['reason']}")
+    for item in waiting:
+        why = f": {item['reason']}" if item["reason"] else ""
+        print(f"{item['entries']} still waiting for {item['remote']}{why}; the daemon goes on")
+    if pending and not waiting:
+        print(f"{pending} still waiting for upload; the daemon goes on")
+    if not pending:
+        print("nothing waits for upload" + (f", {len(parked)} parked" if parked else ""))

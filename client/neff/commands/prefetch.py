@@ -7,13 +7,23 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from neff import exitcodes
-from neff.commands.session import ANSWER_S, WAITS, session, texts
+from neff.commands import ingredients
+from neff.commands.arguments import add_option, positive
+from neff.commands.documents import add_json, print_json
+from neff.commands.plan import asked_run, run_key
+from neff.commands.session import ANSWER_S, WAITS, fields, number, session, texts
 from neff.connection import Connection
+from neff.errors import RefusedError
 from neff.keys import is_module_key, parse_module_name
 from neff.patience import SilencePatience
-from neff.protocol import ABSENT, FETCHING, READY, Message
+from neff.protocol import ABSENT, FETCHING, READY, Message, safe_text
 
 HELP = "bring modules into the cache directory"
+JSON = {
+    "plan": "of a run or compiler: what `neff plan --json` has under this name",
+    "modules": "name, state (ready, fetching or absent; null where the daemon did not say), source (the remote it came "
+    "from, or null), reason (why it is absent, or null)",
+}
 
 # While it fetches, the daemon says so every second. A slow download is for it to give up, or for Ctrl-C.
 _SILENCE_S = 30.0
@@ -30,26 +40,74 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"until all are there or cannot be had; ends when the daemon says nothing for {_SILENCE_S:.0f} s",
     )
     parser.add_argument(
-        "keys", metavar="KEY", nargs="+", type=_key, help="<namespace>/<module key>, or the module key alone"
+        "keys", metavar="KEY", nargs="*", type=_key, help="<namespace>/<module key>, or the module key alone"
     )
+    parser.add_argument("--run", metavar="KEY", type=run_key, help="in place of keys: what runs of this key used")
+    ingredients.add_arguments(
+        parser, "of neuronx-cc (default: the one installed); alone, in place of keys: all that remotes hold for it"
+    )
+    add_option(
+        parser,
+        "max_bytes",
+        metavar="N",
+        type=positive,
+        help="of a run or compiler: so many bytes at most",
+    )
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    states: dict[str, Message] = {}
+    try:
+        asked = _asked(args)
+    except ValueError as error:
+        print(f"neff: {safe_text(error)}", file=sys.stderr)
+        return exitcodes.FAILED
+    if asked is None:
+        print("neff prefetch: error: what? Either keys, --run, --model or --compiler says it", file=sys.stderr)
+        return exitcodes.USAGE
+    states: dict[str, Message] = {name: {} for name in args.keys}
+    plan: Message | None = None
     with session(args) as connection:
-        for answer in _answers(connection, list(dict.fromkeys(args.keys)), args.wait):
+        for answer in _answers(connection, asked, args.wait):
+            plan = plan if answer.get("plan") is None else fields(answer["plan"])
             name, state = answer.get("name"), answer.get("state")
-            if isinstance(name, str) and name in args.keys and state in (READY, ABSENT, FETCHING):
-                _report(states.get(name), answer)
-                states[name] = answer
-    return _exit_code([states.get(name, {}) for name in args.keys], args.wait)
+            is_meant = isinstance(name, str) and (name in states or not args.keys)
+            if is_meant and state in (READY, ABSENT, FETCHING):
+                if not args.json:
+                    _report(states.get(str(name)), answer)
+                states[str(name)] = answer
+    if args.json:
+        modules = [_document(name, answer) for name, answer in states.items()]
+        print_json("prefetch", modules=modules, **({} if plan is None else {"plan": plan}))
+    elif not states:
+        print(_known(plan))
+    if states:
+        return _exit_code(list(states.values()), args.wait)
+    return exitcodes.OK if _count(plan) else exitcodes.NOT_FOUND
 
 
-def _answers(connection: Connection, names: Sequence[str], wait: bool) -> Iterator[Message]:
-    for start in range(0, len(names), _NAMES_PER_REQUEST):
-        fields = {"names": names[start : start + _NAMES_PER_REQUEST], "wait": wait}
+def _asked(args: argparse.Namespace) -> list[Message] | None:
+    """The requests' fields; None where the arguments do not say one thing. Raises ValueError."""
+    ways = [bool(args.keys), args.run is not None, ingredients.is_named(args)]
+    if sum(ways) > 1:
+        return None
+    if args.keys:
+        names = list(dict.fromkeys(args.keys))
+        return [{"names": names[at : at + _NAMES_PER_REQUEST]} for at in range(0, len(names), _NAMES_PER_REQUEST)]
+    limit = {} if args.max_bytes is None else {"max_bytes": args.max_bytes}
+    if any(ways):
+        return [{"run": asked_run(args), **limit}]
+    return None if args.compiler is None else [{"compiler": args.compiler, **limit}]
+
+
+def _answers(connection: Connection, asked: Sequence[Message], wait: bool) -> Iterator[Message]:
+    for request in asked:
+        if "names" not in request and "plan" not in connection.capabilities:
+            raise RefusedError(
+                "unsupported", f"the daemon at {connection.path} knows nothing of runs: another version?"
+            )
         patience = SilencePatience(WAITS.now_s(), _SILENCE_S if wait else ANSWER_S)
-        yield from connection.answers("prefetch", fields, patience)
+        yield from connection.answers("prefetch", {**request, "wait": wait}, patience)
 
 
 def _report(before: Message | None, answer: Message) -> None:
@@ -64,6 +122,20 @@ def _report(before: Message | None, answer: Message) -> None:
     else:
         print(f"fetching  {name}")
     sys.stdout.flush()
+
+
+def _count(plan: Message | None) -> int:
+    return int(number((plan or {}).get("modules")) or 0)
+
+
+def _known(plan: Message | None) -> str:
+    """What a daemon says at once that nobody waits for."""
+    count = _count(plan)
+    return f"{count} modules: those that are not here are being brought" if count else "nothing is known to be brought"
+
+
+def _document(name: str, answer: Message) -> Message:
+    return {"name": name, **{field: answer.get(field) for field in ("state", "source", "reason")}}
 
 
 def _exit_code(answers: Sequence[Message], wait: bool) -> int:

@@ -9,16 +9,21 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
+from typing import TYPE_CHECKING
 
-from neff import exitcodes, greeting
-from neff.commands.arguments import seconds
+from neff import exitcodes, greeting, tally
+from neff.commands import ingredients
+from neff.commands.arguments import add_option, seconds
 from neff.commands.session import CONNECT_S, WAITS
 from neff.connection import connect, socket_candidates
 from neff.errors import DaemonError
 from neff.launch import counts, environment, process
 from neff.protocol import safe_text
+
+if TYPE_CHECKING:
+    from neff.runs.launcher import Launcher
 
 HELP = "run a command; it and all its children ask the daemon before they compile"
 USAGE = "neff run [options] [--] COMMAND [ARGUMENT ...]"
@@ -28,7 +33,7 @@ EPILOG = (
     f"{exitcodes.USAGE} wrong use. Example: neff run -- torchrun --nproc_per_node 32 train.py"
 )
 
-_WITH_VALUE = frozenset({"--socket", "--summary-json", "--wait-daemon"})
+_WITH_VALUE = frozenset({"--socket", "--summary-json", "--wait-daemon"}) | ingredients.WITH_VALUE
 _LOOK_EVERY_S = 0.2
 
 
@@ -53,7 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.allow_abbrev = False
     parser.add_argument("--quiet", action="store_true", help="no line about the graphs at the end")
-    parser.add_argument("--summary-json", metavar="FILE", help="write the numbers of that line to FILE, as JSON")
+    parser.add_argument(
+        "--summary-json", metavar="FILE", help="write the numbers of that line, and the modules, to FILE, as JSON"
+    )
     parser.add_argument(
         "--wait-daemon",
         metavar="S",
@@ -61,6 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         help="wait for the daemon up to S seconds before the command starts (default: %(default)g); it starts anyway",
     )
+    ingredients.add_arguments(parser)
+    parser.add_argument(
+        "--private",
+        action="store_true",
+        help="a model that public remotes are not told of (default: where it is local)",
+    )
+    add_option(parser, "no_prefetch", action="store_true", help="do not have the run's modules brought ahead")
     parser.set_defaults(argv=[])
 
 
@@ -83,35 +97,75 @@ def _run(args: argparse.Namespace) -> int:
         _wait_for_daemon(args.socket, args.wait_daemon)
     summary_path = args.summary_json and environment.absolute(args.summary_json)
     folder = environment.make_run_folder(os.environ)
+    launcher: Launcher | None = None
     try:
         added = environment.additions(os.environ, folder, args.socket)
+        if ingredients.is_named(args):
+            launcher, named = _named_run(args, {**os.environ, **added})
+            added |= named
         status = process.Child(args.argv, {**os.environ, **added}).wait()
-        numbers = None if folder is None else _numbers(folder.path)
+        counted = None if folder is None else _counted(folder.path)
     finally:
+        saved_s = _saved_s(launcher)
         # An inner run's folder stays for the outer one, which adds it to its own.
         if folder is not None and not folder.is_nested:
             shutil.rmtree(folder.path, ignore_errors=True)
-    line = None if numbers is None else counts.sentence(numbers)
+    if counted is not None:
+        counted.saved(saved_s)
+    line = None if counted is None else counts.sentence(counted.as_dict())
     if line is not None and not args.quiet:
         _say(line)
     if summary_path:
-        _write_summary(summary_path, numbers, process.exit_code(status))
+        _write_summary(summary_path, counted, process.exit_code(status))
     return process.end_like(status)
 
 
-def _numbers(folder: str) -> dict[str, float] | None:
+def _named_run(args: argparse.Namespace, environ: Mapping[str, str]) -> tuple[Launcher | None, dict[str, str]]:
+    """Begin the run that the options name: its line to the daemon, and what the command's environment gets for it.
+
+    Without a key, and inside a run of the same key, there is neither; the command starts all the same.
+    """
+    from neff.runs import marker
+    from neff.runs.launcher import Launcher
+
     try:
-        return counts.read(folder).as_dict()
+        found = ingredients.of_arguments(args, args.argv[0], private=True if args.private else None, environ=environ)
+        outer = marker.of_environment(environ)
+        if outer is not None and outer.key == found.key:
+            return None, {}
+        run = marker.Run(found.key, marker.new_instance(found.key, environ), found.ingredients, found.is_private)
+        launcher = Launcher(run, args.socket, environ) if marker.leads(environ) else None
+        if launcher is not None:
+            launcher.begin(prefetch=not args.no_prefetch)
+        return launcher, {marker.VARIABLE: marker.to_text(run)}
+    except Exception as error:  # whatever it is, the command is what was asked for
+        _say(f"{safe_text(error)}: the run is not recorded under a key")
+        return None, {}
+
+
+def _saved_s(launcher: Launcher | None) -> float | None:
+    """Tell the daemon that the run is over; what it says that fetching saved."""
+    try:
+        summary = None if launcher is None else launcher.end()
+        return tally.seconds_of((summary or {}).get("saved_s"))
     except Exception:  # whatever it is, the command has ended, and how it ended counts
         return None
 
 
-def _write_summary(path: str, numbers: dict[str, float] | None, exit_code: int) -> None:
+def _counted(folder: str) -> counts.Counts | None:
     try:
-        if numbers is None:
+        return counts.read(folder)
+    except Exception:  # whatever it is, the command has ended, and how it ended counts
+        return None
+
+
+def _write_summary(path: str, counted: counts.Counts | None, exit_code: int) -> None:
+    try:
+        if counted is None:
             raise OSError(errno.EIO, "nothing could be counted: is there a place for temporary files?")
         with open(path, "w", encoding="utf-8") as file:
-            json.dump({"schema": 1, "exit_code": exit_code, **numbers}, file, indent=2)
+            summary = {"schema": 1, "exit_code": exit_code, **counted.as_dict(), "modules": counted.modules()}
+            json.dump(summary, file, indent=2)
             file.write("\n")
     except OSError as error:
         _say(f"no summary in {safe_text(path)}: {error.strerror}")

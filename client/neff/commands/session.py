@@ -54,6 +54,11 @@ def objects(value: object) -> list[Message]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
+def strings(value: object) -> list[str]:
+    """The texts of a list, printable; nothing where it is something else."""
+    return [safe_text(item) for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
 def number(value: object) -> float | None:
     """`value` if it is a finite number of at least 0."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)

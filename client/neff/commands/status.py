@@ -35,12 +35,14 @@ def describe(status: Message) -> Iterator[str]:
     """The status for a person, line by line. Missing fields are left out or shown as `?`."""
     version, state, pid = texts(status, "version", "state", "pid")
     yield f"neffd {version}, {state}, pid {pid}, up {duration(status.get('uptime_s'))}"
+    yield from _problems(objects(status.get("problems")))
     yield from _section("cache directories", _cache_dirs(objects(status.get("cache_dirs"))))
     remotes, orphaned = objects(status.get("remotes")), objects(status.get("orphaned"))
     none = "none (nothing is shared)" if status.get("remotes") == [] else ""
     yield from _section("remotes", chain(_remotes(remotes), _orphaned(orphaned)), none)
     yield from _section("fetching", _fetching(objects(status.get("fetching"))))
     yield from _section("compiling", _compiling(objects(status.get("compiling"))))
+    yield from _section("runs", _runs(fields(status.get("runs"))))
     yield from _section("since the start", _counters(status.get("counters")))
 
 
@@ -59,11 +61,15 @@ def _cache_dirs(cache_dirs: list[Message]) -> Iterator[str]:
         counts = ", ".join(f"{count} {state}" for state, count in zip(states, texts(entries, *states), strict=True))
         yield f"{texts(cache_dir, 'path')[0]}: {counts}"
         yield from _space(fields(cache_dir.get("space")))
-        for problem in objects(cache_dir.get("problems")):
-            reason, detail = texts(problem, "reason", "detail")
-            yield f"  problem: {reason}: {detail}"
-            if problem.get("hint"):
-                yield f"  mend it: {texts(problem, 'hint')[0]}"
+        yield from _problems(objects(cache_dir.get("problems")))
+
+
+def _problems(problems: list[Message]) -> Iterator[str]:
+    for problem in problems:
+        reason, detail = texts(problem, "reason", "detail")
+        yield f"  problem: {reason}: {detail}"
+        if problem.get("hint"):
+            yield f"  mend it: {texts(problem, 'hint')[0]}"
 
 
 def _space(space: Message) -> Iterator[str]:
@@ -131,11 +137,12 @@ def _remote_row(remote: Message) -> list[str]:
     name, url, mode, reason = texts(remote, "name", "url", "mode", "reason")
     if reason == "no-write-access" and mode == "read-write":
         mode = f"{mode} (no write access)"
-    available = remote.get("available")
-    if available:
-        state = f"available, not written: {reason}" if remote.get("reason") else "available"
+    available = remote.get("available", "?")
+    if available is False:
+        state = f"unavailable: {reason}"
     else:
-        state = "?" if available is None else f"unavailable: {reason}"
+        state = "?" if available == "?" else "available" if available else "not asked yet"
+        state += f", not written: {reason}" if remote.get("reason") else ""
     catalog = fields(remote.get("catalog"))
     age = catalog.get("age_s")
     seen = "never read" if age is None else f"read {duration(age)} ago"
@@ -164,6 +171,20 @@ def _compiling(compiles: list[Message]) -> Iterator[str]:
         waiting = number(compile_.get("waiting"))
         waits = f", {waiting:.0f} waiting" if waiting else ""
         yield f"{name}: {who}, for {since}{usual}{waits}"
+
+
+def _runs(runs: Message) -> Iterator[str]:
+    """What each used until now, and what fetching has spared all of them."""
+    for run in objects(runs.get("running")):
+        key, instance = texts(run, "key", "instance")
+        model = texts(run, "model")[0] if run.get("model") else instance
+        came = [f"{number(run.get(how)) or 0:.0f} {how}" for how in ("local", "fetched", "compiled")]
+        saved = number(run.get("saved_s"))
+        spared = f", {duration(saved)} saved" if saved else ""
+        yield f"{model}: {_counted(run, 'module')} ({', '.join(came)}){spared}" + (f", {key}" if run.get("key") else "")
+    saved = number(runs.get("saved_s"))
+    if saved:
+        yield f"saved in all: {duration(saved)} of compiling"
 
 
 def _at_work(pids: object) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator
 
 from neff import exitcodes
+from neff.commands.documents import print_json
 from neff.commands.reasons import explained
 from neff.commands.session import ANSWER_S, WAITS, fields, number, objects, session, texts
 from neff.commands.status import duration
@@ -47,10 +47,12 @@ def _show(story: Message, args: argparse.Namespace) -> int:
     matches = story.get("matches")
     is_ambiguous = isinstance(matches, list) and len(matches) > 1
     if args.json:
-        print(json.dumps(story, indent=2))
+        print_json("why", **story)
     elif is_ambiguous:
         print(f"neff: {safe_text(args.key)} is the beginning of more than one:", file=sys.stderr)
         print("\n".join(safe_text(match) for match in matches))  # type: ignore[union-attr]
+        if more := number(story.get("more")):
+            print(f"and {more:.0f} more", file=sys.stderr)
     elif "name" not in story:
         print(f"neff: this host has never heard of {safe_text(args.key)}", file=sys.stderr)
     else:
@@ -168,6 +170,10 @@ def _pending(event: Message) -> str:
     return f"extracted, and fetched from {texts(event, 'source')[0]} before anybody asked"
 
 
+def _lock_removed(event: Message) -> str:
+    return f"its lock was removed: {texts(event, 'why')[0]}"
+
+
 def _evicted(event: Message) -> str:
     return "removed from the cache directory to make room"
 
@@ -180,6 +186,7 @@ _EVENTS = {
     "failure-set-aside": _set_aside,
     "failure-kept": _kept,
     "fetched-while-pending": _pending,
+    "lock-removed": _lock_removed,
     "evicted": _evicted,
 }
 

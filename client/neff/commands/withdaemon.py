@@ -14,6 +14,7 @@ COMMANDS = {
     "list": "list what a cache repo holds: models by compiler, or one model's compiled files",
     "set": "set the cache repo that this user's tools use",
     "create": "create a cache repo on the Hub, and set it",
+    "add": "run a command, or a small training of a model, and bring what it compiled to the cache repo",
     "synchronize": "copy what the cache directory and the cache repo lack of each other",
     "cleanup": "remove failed compiles, left-over locks and old versions from the cache directory",
     "du": "show what takes how much space in the cache directory",

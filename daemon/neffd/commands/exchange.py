@@ -7,14 +7,16 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neff import greeting, keys
 from neff.commands.session import CONNECT_S, WAITS, fields, number, objects, status_of, texts
 from neff.connection import Connection, connect
 from neff.patience import SilencePatience
 from neff.protocol import ABSENT, FETCHING, READY
-from neffd.remotes.hub.client import HubClient
+
+if TYPE_CHECKING:
+    from neffd.remotes.hub.client import HubClient
 
 # Sent or fetched bytes so far, all of them as far as known, and a word on what is left.
 Progress = Callable[[int, int | None, str], None]
@@ -26,7 +28,7 @@ _QUIET_LOOKS = 2
 # Without a byte or an entry for so long, what is left stays in the journal.
 _STALL_S = 120.0
 # Nothing that passes by itself while somebody waits.
-_HOPELESS = frozenset({"no-write-access", "not-logged-in", "no-token", "bad-token", "forbidden", "repo-not-found"})
+HOPELESS = frozenset({"no-write-access", "not-logged-in", "no-token", "bad-token", "forbidden", "repo-not-found"})
 
 
 @dataclass
@@ -62,7 +64,7 @@ def push(connection: Connection, remote: str, outcome: Outcome, progress: Progre
         last = list(connection.answers("flush", {"timeout_s": _FLUSH_S}, SilencePatience(WAITS.now_s(), _SILENCE_S)))
         status = status_of(connection)
         entries, sent_bytes = (now - then for now, then in zip(_sent(status, remote), began, strict=True))
-        facts = _remote(status, remote)
+        facts = facts_of(status, remote)
         outcome.waiting = int(number(fields(facts.get("journal")).get("waiting")) or 0)
         outcome.pushed, outcome.reason = entries, facts.get("reason")
         progress(sent_bytes, None, f"{outcome.waiting} left")
@@ -71,7 +73,7 @@ def push(connection: Connection, remote: str, outcome: Outcome, progress: Progre
         quiet_looks = quiet_looks + 1 if is_quiet else 0
         if (entries, sent_bytes, outcome.waiting) != seen:
             seen, moved_at = (entries, sent_bytes, outcome.waiting), time.monotonic()
-        if outcome.reason in _HOPELESS or time.monotonic() - moved_at > _STALL_S:
+        if outcome.reason in HOPELESS or time.monotonic() - moved_at > _STALL_S:
             break
     for item in objects(last[-1].get("parked")):
         name, where, reason = texts(item, "name", "remote", "reason")
@@ -125,5 +127,6 @@ def _sent(status: dict[str, Any], remote: str) -> tuple[int, int]:
     return entries, sent_bytes
 
 
-def _remote(status: dict[str, Any], name: str) -> dict[str, Any]:
+def facts_of(status: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a daemon's status says of one remote."""
     return next((remote for remote in objects(status.get("remotes")) if remote.get("name") == name), {})

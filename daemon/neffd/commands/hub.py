@@ -53,6 +53,20 @@ async def check_repo(repo_id: str) -> None:
         await client.head()
 
 
+async def is_public(repo_id: str) -> bool:
+    """Whether the Hub shows the repo to everybody; raises CommandError where it does not say."""
+    client = HubClient(endpoint(), repo_id, TokenSource(anonymous=True))
+    try:
+        await client.head()
+    except RemoteUnavailable as error:
+        if error.reason in ("repo-not-found", "forbidden", "bad-token"):
+            return False
+        raise refusal(error, repo_id) from error
+    finally:
+        await client.close()
+    return True
+
+
 @contextlib.contextmanager
 def api(repo_id: str) -> Iterator[HfApi]:
     """huggingface_hub's own calls, for what is written. A Hub that cannot be reached leaves as a CommandError."""

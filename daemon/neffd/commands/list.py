@@ -14,7 +14,8 @@ JSON = {
     "repo_id": "the cache repo",
     "models": "compiler_version, model_type, model_id, entries (their number), optimum_neuron, mode",
     "entries": "with --model: compiler_version, hash, and the facts of `neff lookup`; runs of the oldest registry",
-    "files": "with --model: compiler_version, path, size_bytes of the files that belong to it for sure",
+    "files": "with --model: compiler_version, path, size_bytes of its compiled files: of traced models, and of the "
+    "modules that its recorded runs used",
     "modules": "of compiler versions without a registry: compiler_version, module, size_bytes",
 }
 
@@ -113,8 +114,9 @@ def _for_a_person(item: dict[str, Any]) -> str:
         count = f"{item['entries']} {'entry' if item['entries'] == 1 else 'entries'}"
         text = f"{item['model_type']}  {item['model_id']}  {count}  (optimum-neuron {item['optimum_neuron']}{mode})"
     elif item["kind"] == "entry":
-        text = output.line(facts)
+        known = [f"{fact} {value}" for fact, value in facts.items() if fact != "hash" and value is not None]
+        text = "  ".join([str(facts.get("hash") or facts.get("neuron_hash") or "-"), ", ".join(known)])
     else:
         name = item["path"] if item["kind"] == "file" else item["module"]
         text = f"{name}  {output.size(item['size_bytes'])}"
-    return f"  {safe_text(text) if item['kind'] != 'entry' else text}"
+    return f"  {safe_text(text)}"

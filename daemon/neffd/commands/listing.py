@@ -8,7 +8,7 @@ from typing import Any
 
 from neff import keys
 from neff.protocol import safe_text
-from neffd.commands import hub
+from neffd.commands import hub, usedfiles
 from neffd.commands.localcache import is_of_version
 from neffd.remotes.hub.client import HubClient, NotThere
 from neffd.runs import documents, layout, neuronhash
@@ -34,7 +34,7 @@ async def items(client: HubClient, version: str | None, model: str | None) -> As
 
     Yields:
         Facts, with `kind`: `model` (how many entries a model has), and where a version has no registry `module`; of one
-        model `entry`, and `file` of those compiled files that belong to it for sure.
+        model `entry`, and `file` of its compiled files.
     """
     namespaces, has_hashes = [], False
     async for page in client.tree("", "main"):
@@ -110,7 +110,7 @@ async def _modules(client: HubClient, namespace: str) -> AsyncIterator[Item]:
 
 
 async def _of_model(client: HubClient, namespace: str, model: str) -> AsyncIterator[Item]:
-    """Its entries; and its compiled files where they are in a folder of the entry's own, as of traced models."""
+    """Its entries; and its compiled files: in a folder of the entry's own (traced models), or as runs used them."""
     hashes: dict[str, None] = {}
     async for path, file_path in _registry_files(client, namespace):
         if path.model_id != model:
@@ -122,6 +122,8 @@ async def _of_model(client: HubClient, namespace: str, model: str) -> AsyncItera
     for name in hashes:
         async for file in _files(client, f"{namespace}/MODULE_{name}"):
             yield {"kind": "file", "path": safe_text(file.path), "size_bytes": file.size_bytes}
+    async for file_path, size_bytes in usedfiles.of_model(client, namespace, model):
+        yield {"kind": "file", "path": safe_text(file_path), "size_bytes": size_bytes}
 
 
 async def _entry_item(client: HubClient, path: EntryPath, file_path: str) -> Item | None:

@@ -41,12 +41,21 @@ class LocalEntry:
         return self.path.name
 
 
-def root_of(given: str | None) -> Path:
-    """The cache directory: the given one, else that of the Neuron tools; raises CommandError where there is none."""
+def root_of(given: str | None, *, make: bool = False) -> Path:
+    """The cache directory: the given one, else that of the Neuron tools; raises CommandError where there is none.
+
+    Args:
+        make: make the Neuron tools' own where nothing was compiled yet.
+    """
     path = local_path(given) if given is not None else cache_root()
     if path is None:
         raise CommandError("the cache is no directory of this host: NEURON_COMPILE_CACHE_URL", "--cache_dir DIR")
     root = Path(path).resolve()
+    if make and given is None:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CommandError(f"{root}: {error.strerror}", "NEURON_COMPILE_CACHE_URL=DIR") from error
     if not root.is_dir():
         raise CommandError(f"{root} is no directory: nothing was compiled here", "--cache_dir DIR", exitcodes.NOT_FOUND)
     return root

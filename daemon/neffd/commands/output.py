@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from neff.commands.documents import print_json
 from neff.protocol import safe_text
 
-SCHEMA = 1
+__all__ = ["block", "bytes_bar", "is_plain", "is_terminal", "line", "print_json", "print_table", "size", "title"]
 
 
 def is_terminal() -> bool:
     """Whether a person reads stdout."""
     return sys.stdout.isatty()
-
-
-def print_json(command: str, **fields: Any) -> None:
-    """One document: the schema's version, the command, and its fields."""
-    print(json.dumps({"schema": SCHEMA, "command": command, **fields}, indent=2))
 
 
 def is_plain() -> bool:
@@ -63,6 +59,22 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], heading: 
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)
+
+
+@contextlib.contextmanager
+def bytes_bar(what: str, *, hidden: bool) -> Iterator[Callable[[int, int | None, str], None]]:
+    """A bar on a terminal, nothing elsewhere. Told of bytes so far, all of them, and a word on what is left."""
+    if hidden or not is_terminal():
+        yield lambda done_bytes, total_bytes, left: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    left_column = TextColumn("{task.fields[left]}")
+    with Progress(TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), left_column) as bars:
+        task = bars.add_task(what, total=None, left="")
+        yield lambda done_bytes, total_bytes, left: bars.update(
+            task, completed=done_bytes, total=total_bytes or None, left=left
+        )
 
 
 def size(size_bytes: int) -> str:

@@ -195,7 +195,7 @@ async def _read_entries(client: HubClient, model: Model, folders: Sequence[str],
     async def files_of(folder: str) -> list[str]:
         return [path async for page in client.tree(folder, "main") for path in _paths(page, "file")]
 
-    paths = [path for listed in await _together(files_of, folders) for path in listed]
+    paths = [path for listed in await together(files_of, folders) for path in listed]
     parsed = {path: where for path in paths if (where := layout.parse(path)) is not None}
     # The same entry, by its digest and by its alias.
     distinct = {(where.namespace, where.version, where.hash): path for path, where in parsed.items()}
@@ -207,7 +207,7 @@ async def _read_entries(client: HubClient, model: Model, folders: Sequence[str],
             answer.unreadable.append(path)
             return None
 
-    read_ones = await _together(read, list(distinct.values()))
+    read_ones = await together(read, list(distinct.values()))
     answer.found = [found for found in read_ones if found is not None and model.fits(found)]
 
 
@@ -220,7 +220,7 @@ async def _hashed_runs(client: HubClient, name: str, answer: Answer) -> list[Has
     return [run for run in runs if run.model_id == name]
 
 
-async def _together(ask: Callable[[str], Awaitable[T]], items: Sequence[str]) -> list[T]:
+async def together(ask: Callable[[str], Awaitable[T]], items: Sequence[str]) -> list[T]:
     """The answers, in order; a few questions at a time, and none goes on after one has failed."""
     limit = asyncio.Semaphore(_PARALLEL)
 

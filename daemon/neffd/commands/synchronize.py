@@ -12,7 +12,7 @@ from neff import exitcodes
 from neffd.commands.options import add_json, add_option, add_repo_id
 
 if TYPE_CHECKING:
-    from neffd.commands.exchange import Outcome, Progress
+    from neffd.commands.exchange import Outcome
 
 EXAMPLE = "neff synchronize --pull"
 JSON = {
@@ -54,12 +54,15 @@ def run(args: argparse.Namespace) -> int:
     repo_id = args.repo_id or custom_repo()
     if repo_id is None:
         raise none_set("name the one to synchronize with: --repo_id REPO, or set one")
-    root = root_of(args.cache_dir)
-    from neffd.commands import hub
+    root = root_of(args.cache_dir, make=not args.push)
+    from neffd.commands import exchange, hub
 
     hub.run_async(hub.check_repo(repo_id))
-    with _daemon(args, root, repo_id) as (socket, remote, through):
-        outcome, registry = _exchange(args, root, repo_id, socket, remote)
+    names = [] if args.push else hub.run_async(_missing(args, root, repo_id))
+    outcome, registry, through = exchange.Outcome(pulled=0), 0, "own"
+    if names or not args.pull:
+        with _daemon(args, root, repo_id) as (socket, remote, through):
+            outcome, registry = _exchange(args, root, repo_id, socket, remote, names)
     _print(args, root, repo_id, through, outcome, registry)
     return _exit_code(outcome)
 
@@ -73,7 +76,7 @@ def _daemon(args: argparse.Namespace, root: Path, repo_id: str) -> Iterator[tupl
 
     found = find(root, repo_id, args.socket)
     if found is not None:
-        yield found.socket, found.writable(needed=not args.pull), "daemon"
+        yield found.socket, found.remote if args.pull else found.writable("fetch only: --pull"), "daemon"
         return
     name, mode = owndaemon.remote_name(repo_id), "read" if args.pull else "read-write"
     remote = {"name": name, "url": f"hf://{repo_id}", "endpoint": endpoint(), "mode": mode}
@@ -83,33 +86,39 @@ def _daemon(args: argparse.Namespace, root: Path, repo_id: str) -> Iterator[tupl
         yield socket, name, "own"
 
 
-def _exchange(args: argparse.Namespace, root: Path, repo_id: str, socket: str, remote: str) -> tuple[Outcome, int]:
-    from neffd.commands import exchange, hub, localcache, registrypush
-    from neffd.commands.errors import CommandError
+def _exchange(
+    args: argparse.Namespace, root: Path, repo_id: str, socket: str, remote: str, names: list[str]
+) -> tuple[Outcome, int]:
+    """What became of both directions, and how many files of the registry were sent."""
+    from neffd.commands import exchange, output, registrypush
 
-    async def missing() -> list[str]:
-        async with hub.opened(repo_id) as client:
-            namespaces = [name async for name in _to_fetch(client, args, root)]
-            if not namespaces and args.pull:
-                raise CommandError(
-                    f"{repo_id} holds nothing for a compiler that is known here", "--compiler_version VERSION"
-                )
-            return await exchange.missing(client, namespaces, present)
-
-    ready = [entry for name in localcache.namespaces(root) for entry in localcache.entries(root, name)]
-    present = {f"{entry.namespace}/{entry.key}" for entry in ready if entry.state == "ready"}
     outcome, registry = exchange.Outcome(), 0
-    names = [] if args.push else hub.run_async(missing())
     with exchange.session(socket, root) as connection:
         if not args.push:
-            with _bar(args, "fetched") as progress:
+            with output.bytes_bar("fetched", hidden=args.json) as progress:
                 exchange.pull(connection, names, outcome, progress)
         if not args.pull:
-            with _bar(args, "sent") as progress:
+            with output.bytes_bar("sent", hidden=args.json) as progress:
                 exchange.push(connection, remote, outcome, progress)
             is_allowed = outcome.reason is None and not any(i["reason"] == "public-repo" for i in outcome.parked)
             registry = registrypush.push(root, repo_id) if is_allowed else 0
     return outcome, registry
+
+
+async def _missing(args: argparse.Namespace, root: Path, repo_id: str) -> list[str]:
+    """Names of what the repo holds for the compilers that are wanted, and the directory lacks; raises CommandError."""
+    from neffd.commands import exchange, hub, localcache
+    from neffd.commands.errors import CommandError
+
+    ready = [entry for name in localcache.namespaces(root) for entry in localcache.entries(root, name)]
+    present = {f"{entry.namespace}/{entry.key}" for entry in ready if entry.state == "ready"}
+    async with hub.opened(repo_id) as client:
+        namespaces = [name async for name in _to_fetch(client, args, root)]
+        if not namespaces and args.pull:
+            raise CommandError(
+                f"{repo_id} holds nothing for a compiler that is known here", "--compiler_version VERSION"
+            )
+        return await exchange.missing(client, namespaces, present)
 
 
 async def _to_fetch(client: Any, args: argparse.Namespace, root: Path) -> Any:
@@ -128,30 +137,6 @@ async def _to_fetch(client: Any, args: argparse.Namespace, root: Path) -> Any:
             is_wanted = wanted is not None and localcache.is_of_version(name, wanted)
             if is_wanted or (args.compiler_version is None and name in local):
                 yield name
-
-
-@contextlib.contextmanager
-def _bar(args: argparse.Namespace, what: str) -> Iterator[Progress]:
-    """A bar by bytes on a terminal, nothing elsewhere."""
-    from neffd.commands import output
-
-    if args.json or not output.is_terminal():
-        yield lambda done_bytes, total_bytes, left: None
-        return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (
-        TextColumn(what),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TextColumn("{task.fields[left]}"),
-    )
-    with Progress(*columns) as bars:
-        task = bars.add_task(what, total=None, left="")
-        yield lambda done_bytes, total_bytes, left: bars.update(
-            task, completed=done_bytes, total=total_bytes or None, left=left
-        )
 
 
 def _print(args: argparse.Namespace, root: Path, repo_id: str, through: str, outcome: Outcome, registry: int) -> None:

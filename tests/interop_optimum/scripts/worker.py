@@ -119,6 +119,22 @@ def write_registry(root: str, folder: str, model: str, namespace: str, neuron: d
     return [str(path.relative_to(root)) for path in files]
 
 
+def session_loss(folder: str, model_type: str, task: str, changes: dict[str, Any]) -> float:
+    """The loss of `neff add`'s training session on its own inputs, by a new small model of the task."""
+    session = importlib.import_module("neffd.commands.training_session")
+    transformers = importlib.import_module("transformers")
+    lengths = ["--sequence_length=16"]
+    if task in session._SEQUENCE_PAIRS:
+        lengths = ["--encoder_sequence_length=16", "--decoder_sequence_length=8"]
+    sizes = ["--train_batch_size=2", "--gradient_accumulation_steps=1", "--max_steps=1", *lengths]
+    args = session.parse([f"--model={folder}", f"--task={task}", "--precision=fp", *sizes])
+    config = transformers.CONFIG_MAPPING[model_type](**changes)
+    model_class = session._MODEL_CLASSES.get(task, "AutoModelForCausalLM")
+    getattr(transformers, model_class).from_config(config).save_pretrained(folder)
+    batch = transformers.default_data_collator([session.example(args, config.vocab_size)] * 2)
+    return float(session.load(args, None)(**batch).loss)
+
+
 def hooks() -> dict[str, Any]:
     """Whose factory libneuronxla uses now, and which methods of its file cache, inherited ones too, are neff's."""
     module = importlib.import_module("libneuronxla.neuron_cc_cache")
@@ -177,6 +193,7 @@ ACTIONS = {
         registered_pipeline,
         save_config,
         write_registry,
+        session_loss,
         hooks,
         versions,
     )
