@@ -6,15 +6,24 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from neff import exitcodes
 from neff._version import __version__
-from neff.commands import completion, flush, prefetch, run, status, why, withdaemon
+from neff.commands import completion, flush, plan, prefetch, run, status, why, withdaemon
 from neff.connection import socket_candidates
 from neff.errors import DaemonError, LostError, RefusedError, SilentError, UnreachableError
 from neff.protocol import SYSTEM_SOCKET, safe_text
 
-_COMMANDS = {"run": run, "status": status, "prefetch": prefetch, "flush": flush, "why": why, "completion": completion}
+_COMMANDS = {
+    "run": run,
+    "status": status,
+    "plan": plan,
+    "prefetch": prefetch,
+    "flush": flush,
+    "why": why,
+    "completion": completion,
+}
 
 _EXIT_CODES: tuple[tuple[type[DaemonError], int], ...] = (
     (UnreachableError, exitcodes.UNREACHABLE),
@@ -34,6 +43,7 @@ _EPILOG = (
     f"Exit codes: {exitcodes.OK} done, {exitcodes.FAILED} failed or parked, {exitcodes.USAGE} wrong use, "
     f"{exitcodes.NOT_FOUND} not found, {exitcodes.UNREACHABLE} no daemon or Hub, "
     f"{exitcodes.PENDING} still waiting, {exitcodes.REFUSED} refused: login, repo or rights, "
+    f"{exitcodes.INCOMPLETE} a remote lacks modules, "
     f"{exitcodes.INTERRUPTED} interrupted"
 )
 
@@ -69,12 +79,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     before, words = run.split(argv)
+    if words[:1] == ["add"] and "--" in words:
+        end = words.index("--")
+        args = _parsed(make_parser(["add"]), [*before, *words[:end]])
+        args.argv = words[end + 1 :]
+        return args
     if words[:1] != ["run"]:
         return _parsed(make_parser(words[:1]), argv)
     ours, command = run.split(words[1:])
     args = _parsed(make_parser(), [*before, "run", *ours])
     args.argv = command
     return args
+
+
+class _Parser(argparse.ArgumentParser):
+    """Commands can have an exit code of their own for wrong use."""
+
+    usage_code = exitcodes.USAGE
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(self.usage_code, f"{self.prog}: error: {message}\n")
 
 
 def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
@@ -87,7 +112,7 @@ def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Na
 
 def make_parser(chosen: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The command's parser; of the commands that are the daemon's, only the `chosen` ones know their arguments."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="neff",
         description="Talk to neffd, the Neuron compile cache of this host.",
         epilog=f"Example: neff run -- torchrun --nproc_per_node 32 train.py. {_EPILOG}",
@@ -102,6 +127,7 @@ def make_parser(chosen: Sequence[str] = ()) -> argparse.ArgumentParser:
         # Also after the command; SUPPRESS, or its default would undo what stood before it.
         _add_socket(sub, argparse.SUPPRESS)
         if name in _COMMANDS:
+            sub.usage_code = getattr(_COMMANDS[name], "USAGE_CODE", exitcodes.USAGE)
             _COMMANDS[name].add_arguments(sub)
         elif name in chosen:
             withdaemon.add_arguments(name, sub)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from neff.errors import LostError, RefusedError, SilentError, UnreachableError
 from neff.patience import FIRST_ANSWER_S, Patience
@@ -66,13 +67,18 @@ def post(candidates: Sequence[str], messages: Sequence[Message], waits: Waits) -
     Waits for nothing and says nothing of whether they will be read.
     """
     lines = b"".join(map(encode, messages))
+    sock = open_now(candidates, waits)
+    if sock is not None:
+        with sock, suppress(OSError):
+            sock.send(lines, socket.MSG_NOSIGNAL)
+
+
+def open_now(candidates: Sequence[str], waits: Waits) -> socket.socket | None:
+    """A non-blocking socket of the first candidate that takes a connection without any wait."""
     for path in candidates:
-        try:
-            with _open_socket(path, waits, waits.now_s()) as sock:
-                sock.send(lines, socket.MSG_NOSIGNAL)
-        except OSError:
-            continue
-        return
+        with suppress(OSError):
+            return _open_socket(path, waits, waits.now_s())
+    return None
 
 
 def _unreachable(failures: list[tuple[str, OSError]]) -> UnreachableError:

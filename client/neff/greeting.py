@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from neff._version import __version__
 from neff.hubrepo import custom_repo
 from neff.protocol import MAX_TEXT_CHARS, PROTOCOL_VERSION, Message
+from neff.runs import marker
 
 # Which ranks belong together (torchrun, Slurm) and what they compile for.
 JOB_VARIABLES = (
@@ -29,6 +31,13 @@ JOB_VARIABLES = (
 Identity = tuple[int, int] | tuple[None, None]
 
 
+class ToldAs(NamedTuple):
+    """What a connection is for: with another directory or run it takes a new greeting."""
+
+    identity: Identity
+    run: str | None
+
+
 def of_command() -> Message:
     """The greeting of a command: no cache directory, no job."""
     return {**_base(), "root": None, "device": None, "inode": None, "repo": None, "job": {}}
@@ -39,7 +48,9 @@ def of_trainer(root: str, identity: Identity, environ: Mapping[str, str] | None 
     environ = os.environ if environ is None else environ
     device, inode = identity
     job = {name: environ[name][:MAX_TEXT_CHARS] for name in JOB_VARIABLES if environ.get(name)}
-    return {**_base(), "root": root, "device": device, "inode": inode, "repo": custom_repo(environ), "job": job}
+    hello = {**_base(), "root": root, "device": device, "inode": inode, "repo": custom_repo(environ), "job": job}
+    run = marker.of_environment(environ)
+    return hello if run is None else {**hello, "run": run.message()}
 
 
 def identity_of(root: str) -> Identity:
@@ -49,6 +60,11 @@ def identity_of(root: str) -> Identity:
     except OSError:
         return None, None
     return stat.st_dev, stat.st_ino
+
+
+def told_as(root: str) -> ToldAs:
+    """What a greeting for `root` would tell of this process now."""
+    return ToldAs(identity_of(root), os.environ.get(marker.VARIABLE))
 
 
 def _base() -> Message:

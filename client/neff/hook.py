@@ -22,6 +22,7 @@ from neff.keys import LockId, ModuleName, is_module_key, is_namespace, ready_mar
 from neff.notices import Notices
 from neff.protocol import READY
 from neff.tally import Tally, seconds_of
+from neff.used import UsedReports
 
 CACHE_MODULE = "libneuronxla.neuron_cc_cache"
 CACHE_CLASS = "CompileCacheFs"
@@ -35,8 +36,11 @@ _TRIES = 50
 class Hook:
     """The wrapped methods and what they need to know of this process."""
 
-    def __init__(self, asker: Asker, notices: Notices, tally: Tally | None = None) -> None:
+    def __init__(
+        self, asker: Asker, notices: Notices, tally: Tally | None = None, used: UsedReports | None = None
+    ) -> None:
         self.asker = asker
+        self.used = used
         self._tally = tally
         self._notices = notices
         self._active = True
@@ -73,6 +77,8 @@ class Hook:
         self._active = False
         while self._patches:
             self._patches.pop().undo()
+        if self.used is not None:
+            self.shielded(self.used.finish)
         self.asker.close()
 
     def shielded(self, function: Callable[..., _Result], *args: Any) -> _Result | None:
@@ -109,7 +115,7 @@ class Hook:
             found = original(cache, *args, **kwargs)
             if not found and self._active and self.shielded(self._is_fetched, args, kwargs):
                 found = original(cache, *args, **kwargs)
-            if found and self._tally is not None:
+            if found and self._active:
                 self.shielded(self._count_found, args, kwargs)
             return found
 
@@ -223,12 +229,21 @@ class Hook:
         module = None if path is None else _module_of_mark(path)
         if module is None:
             return False
-        return self.asker.is_ready(module.root, module.name, holding=module in self._held)
+        is_ready = self.asker.is_ready(module.root, module.name, holding=module in self._held)
+        if is_ready and self.used is not None:
+            self.used.known(module.root, module.name)
+        if not is_ready and self._tally is not None:
+            self._tally.missed(module.root, module.name)
+        return is_ready
 
     def _count_found(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         path = _path_argument(args, kwargs)
         module = None if path is None else _module_of_mark(path)
-        if module is None or self._tally is None:
+        if module is None:
+            return
+        if self.used is not None:
+            self.used.found(module.root, module.name)
+        if self._tally is None:
             return
         arrival = self.asker.arrivals.pop(module.name, None)
         if arrival is None:

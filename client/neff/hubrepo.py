@@ -20,10 +20,11 @@ def custom_repo(environ: Mapping[str, str] | None = None) -> str | None:
 
 def saved_repo_path(environ: Mapping[str, str]) -> str:
     """File in which `neff set` (and optimum-neuron's `cache set`) keep the name of the repo."""
-    return os.path.join(_hf_home(environ), _SAVED_NAME)
+    return os.path.join(hf_home(environ), _SAVED_NAME)
 
 
-def _hf_home(environ: Mapping[str, str]) -> str:
+def hf_home(environ: Mapping[str, str]) -> str:
+    """Where the Hub's own tools keep what they keep."""
     home = environ.get("HOME") or "~"
     given = environ.get("HF_HOME")
     if given:

@@ -12,6 +12,7 @@ from neff.asking import Asker
 from neff.hook import CACHE_MODULE, Hook
 from neff.importhook import PostImportFinder
 from neff.notices import Notices
+from neff.used import UsedReports
 
 
 class Installation:
@@ -34,7 +35,7 @@ class Installation:
             return False
         with self._lock:
             if self._hook is None:
-                self._hook = Hook(Asker(socket_path, notices=self._notices), self._notices, tally.of_environment())
+                self._hook = self._make_hook(socket_path)
             elif socket_path is not None and socket_path != self._hook.asker.socket_path:
                 self._hook.asker.close()
                 self._hook.asker = Asker(socket_path, notices=self._notices)
@@ -48,6 +49,24 @@ class Installation:
         if module is not None:
             self._imported(module)
         return True
+
+    def _make_hook(self, socket_path: str | None) -> Hook:
+        hook = Hook(Asker(socket_path, notices=self._notices), self._notices, tally.of_environment())
+        # By way of the hook: another socket is another asker.
+        hook.used = UsedReports(lambda: hook.asker.socket_path, is_well=lambda: hook.asker.is_well)
+        return hook
+
+    @property
+    def socket_path(self) -> str | None:
+        """Of the daemon, where `install` was told it."""
+        hook = self._hook
+        return None if hook is None else hook.asker.socket_path
+
+    def run_changes(self) -> None:
+        """Another run begins, or this one ends: what was noted so far belongs to the one before."""
+        hook = self._hook
+        if hook is not None and hook.used is not None:
+            hook.shielded(hook.used.finish)
 
     def uninstall(self) -> None:
         """See `neff.uninstall`."""

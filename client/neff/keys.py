@@ -13,6 +13,7 @@ from typing import NamedTuple
 # No separators, no leading dot, bounded: a name that fits is safe as one path component.
 _NAMESPACE = re.compile(r"neuronxcc-(?P<version>[0-9A-Za-z][0-9A-Za-z.]{0,60})(?:\+[0-9A-Za-z.]{1,60})?")
 _MODULE = re.compile(r"MODULE_(?P<hlo>[0-9A-Za-z_-]{1,120})\+(?P<flags>[0-9a-f]{8})")
+_RUN = re.compile(r"RUN_[0-9a-f]{32}")
 _NUMBERS = re.compile(r"[0-9]+(?:\.[0-9]+)*")
 # First release whose entries are ready when `model.done` is there; before it `model.neff` itself was the mark.
 _FIRST_WITH_DONE = (2, 15)
@@ -43,6 +44,11 @@ def is_namespace(name: str) -> bool:
 def is_module_key(name: str) -> bool:
     """Whether `name` is a module key. Folders of traced models have no flags hash and are not modules."""
     return _MODULE.fullmatch(name) is not None
+
+
+def is_run_key(name: str) -> bool:
+    """Whether `name` is a run key: a digest of what determines a job's graphs."""
+    return _RUN.fullmatch(name) is not None
 
 
 def hlo_hash(key: str) -> str:

@@ -22,7 +22,8 @@ LOCAL = "local"
 FETCHED = "fetched"
 COMPILED = "compiled"
 WAITED = "waited"
-_KINDS = frozenset({LOCAL, FETCHED, COMPILED, WAITED})
+MISSED = "missed"
+_KINDS = frozenset({LOCAL, FETCHED, COMPILED, WAITED, MISSED})
 _LONGEST_S = 1e9
 
 Module = tuple[str, ModuleName]
@@ -53,6 +54,7 @@ class Tally:
         self._folder: str | None = folder
         self._clock = clock
         self._found: set[Module] = set()
+        self._missed: set[Module] = set()
         self._locked_s: dict[Module, float] = {}
         forks.watch(self)
 
@@ -69,6 +71,12 @@ class Tally:
         """The daemon brought the module; compiling it once took `compile_s` seconds, if that is known."""
         if (root, name) not in self._found:
             self._note(Event(FETCHED, root, name, compile_s))
+
+    def missed(self, root: str, name: ModuleName) -> None:
+        """The module was looked for and is nowhere; what this process does about it is another event, or none."""
+        if (root, name) not in self._missed:
+            self._missed.add((root, name))
+            self._append(Event(MISSED, root, name))
 
     def lock_taken(self, root: str, name: ModuleName) -> None:
         """This process has the module's lock, and compiles it unless it finds it."""

@@ -150,8 +150,9 @@ def test_the_daemon_knows_who_held_a_lock_across_its_own_death(
     make_daemon: MakeDaemon, spawn: Spawn, dies: bool
 ) -> None:
     with make_daemon("host") as host:
-        first = spawn(host, compile_s=4)
-        eventually(lambda: compilers(host), "the compiler runs")
+        first = spawn(host, compile_s=1.5)
+        (compiler,) = eventually(lambda: compilers(host), "the compiler runs")
+        os.kill(compiler, signal.SIGSTOP)  # however long the daemon takes
         eventually(lambda: [row for row in compiling(host) if row["holder"] == "process"], "the daemon knows")
         eventually(lambda: written_down(host), "it is written down")
         host.kill()
@@ -164,6 +165,7 @@ def test_the_daemon_knows_who_held_a_lock_across_its_own_death(
             return
         (row,) = eventually(lambda: compiling(host), "it is found again")
         assert (row["holder"], row["pid"]) == ("process", first.pid)
+        os.kill(compiler, signal.SIGCONT)
         assert outcome(first)[0]["compiled"]
         eventually(lambda: compiling(host) == [], "its end is seen")
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from pathlib import Path
 
 import pytest
 
 from neffd.layouts import xla
+from neffd.remotes import provenance
+from neffd.remotes.provenance import FileDigest, Provenance
 from tests.harness import entries
 from tests.harness.daemon import Daemon, RawClient
 from tests.harness.waiting import eventually
@@ -30,7 +33,11 @@ def _ask(host: Daemon) -> tuple[str, str]:
 @pytest.fixture
 def host(make_daemon: MakeDaemon, shared: Path) -> Daemon:
     """A daemon whose trainer holds the lock of an entry that the remote has."""
-    entries.write(shared, NAME, entries.files(NAME, seed=1))
+    files = entries.files(NAME, seed=1)
+    made = Provenance(
+        {file: FileDigest(len(data), hashlib.sha256(data).hexdigest()) for file, data in files.items()}, compile_s=12.5
+    )
+    entries.write(shared, NAME, {**files, provenance.FILE_NAME: made.encode()})
     host = make_daemon("a")
     host.start()
     entries.write(host.cache, NAME, {"model.hlo_module.pb": b"its own", xla.LOCK: b""})
@@ -56,7 +63,7 @@ def test_it_goes_in_for_the_next_holder_of_the_lock(host: Daemon) -> None:
         asked = {"namespace": NAME.namespace, "keys": [NAME.key]}
         assert client.ask("resolve", **asked)[0]["reason"] == "locked"
         answer = next(message for message in client.ask("resolve", **asked, holding=[NAME.key]) if "source" in message)
-    assert (answer["state"], answer["source"]) == ("ready", "shared")
+    assert (answer["state"], answer["source"], answer["compile_s"]) == ("ready", "shared", 12.5)
     expected = {**entries.files(NAME, seed=1), "model.hlo_module.pb": b"its own", xla.LOCK: b""}
     assert entries.read(host.cache, NAME) == expected
     eventually(lambda: not _staged(host), "an empty staging folder")

@@ -6,10 +6,11 @@ import os
 import stat
 from collections.abc import Iterator
 
-from neff.tally import COMPILED, FETCHED, LOCAL, SUFFIX, WAITED, Event, Module, decode
+from neff.tally import COMPILED, FETCHED, LOCAL, MISSED, SUFFIX, WAITED, Event, Module, decode
 
 # What a graph counts as when processes met it differently: whoever compiled it is why the others found it.
-_PRECEDENCE = {LOCAL: 1, FETCHED: 2, COMPILED: 3}
+# Who only looked in vain cannot tell what became of it: such a graph is named, and in none of the numbers.
+_PRECEDENCE = {MISSED: 0, LOCAL: 1, FETCHED: 2, COMPILED: 3}
 _MOST_BYTES = 64 << 20
 
 
@@ -19,6 +20,11 @@ class Counts:
     def __init__(self) -> None:
         self._kinds: dict[Module, str] = {}
         self._longest_s: dict[tuple[str, Module], float] = {}
+        self._saved_s = 0.0
+
+    def saved(self, saved_s: float | None) -> None:
+        """What the daemon says that fetching saved the run: it counts what came before anybody asked, too."""
+        self._saved_s = max(self._saved_s, saved_s or 0.0)
 
     def add(self, lines: bytes) -> None:
         """Add what one process wrote; torn lines and garbage are skipped."""
@@ -28,7 +34,7 @@ class Counts:
             if event.kind == WAITED:
                 waited_s[module] = waited_s.get(module, 0.0) + (event.seconds or 0.0)
                 continue
-            if _PRECEDENCE[event.kind] > _PRECEDENCE.get(self._kinds.get(module, ""), 0):
+            if _PRECEDENCE[event.kind] > _PRECEDENCE.get(self._kinds.get(module, ""), -1):
                 self._kinds[module] = event.kind
             self._keep_longest(event.kind, module, event.seconds)
         for module, seconds in waited_s.items():
@@ -36,7 +42,7 @@ class Counts:
 
     def as_dict(self) -> dict[str, float]:
         """The numbers: how many graphs of which kind, and seconds."""
-        kinds = list(self._kinds.values())
+        kinds = [kind for kind in self._kinds.values() if kind != MISSED]
         return {
             "graphs": len(kinds),
             LOCAL: kinds.count(LOCAL),
@@ -45,8 +51,12 @@ class Counts:
             "waited_for": sum(kind == WAITED for kind, _ in self._longest_s),
             "compiled_s": round(self._total_s(COMPILED), 3),
             "waited_s": round(self._total_s(WAITED), 3),
-            "saved_s": round(self._total_s(FETCHED), 3),
+            "saved_s": round(max(self._total_s(FETCHED), self._saved_s), 3),
         }
+
+    def modules(self) -> list[dict[str, str]]:
+        """Every module that was looked for: `name`, `root` (the cache directory), `met` (what it counts as)."""
+        return [{"name": str(name), "root": root, "met": kind} for (root, name), kind in self._kinds.items()]
 
     def _keep_longest(self, kind: str, module: Module, seconds: float | None) -> None:
         if seconds is not None:
@@ -78,11 +88,11 @@ def sentence(numbers: dict[str, float]) -> str | None:
         return None
     parts = [f"{numbers[kind]:.0f} {kind}" for kind in (LOCAL, FETCHED) if numbers[kind]]
     if numbers[COMPILED]:
-        parts.append(f"{numbers[COMPILED]:.0f} compiled ({_duration(numbers['compiled_s'])})")
+        parts.append(f"{numbers[COMPILED]:.0f} compiled ({duration(numbers['compiled_s'])})")
     if numbers["waited_for"]:
-        parts.append(f"{numbers['waited_for']:.0f} waited for ({_duration(numbers['waited_s'])})")
+        parts.append(f"{numbers['waited_for']:.0f} waited for ({duration(numbers['waited_s'])})")
     if numbers["saved_s"] >= 1:
-        parts.append(f"about {_duration(numbers['saved_s'], roughly=True)} saved")
+        parts.append(f"about {duration(numbers['saved_s'], roughly=True)} saved")
     return f"{graphs:.0f} graph{'' if graphs == 1 else 's'}: {', '.join(parts)}"
 
 
@@ -103,7 +113,7 @@ def _content(path: str) -> bytes:
         return file.read(_MOST_BYTES) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
 
 
-def _duration(seconds: float, *, roughly: bool = False) -> str:
+def duration(seconds: float, *, roughly: bool = False) -> str:
     """`40 s`, `3 min 10 s`, `2 h 5 min`; roughly, `3 min`."""
     minutes, hours = int(seconds // 60), int(seconds // 3600)
     if minutes == 0:

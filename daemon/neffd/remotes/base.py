@@ -9,12 +9,15 @@ The catalog and the fetcher build on these three alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
+from neff import keys
 from neff.keys import ModuleName
 from neffd.remotes.provenance import FileDigest, Provenance
 
@@ -22,6 +25,14 @@ from neffd.remotes.provenance import FileDigest, Provenance
 BEING_REWRITTEN = "being-rewritten"
 # The reason of a remote that answers, and needs longer to say what it holds than anybody can wait.
 STILL_LISTING = "still-listing"
+# Of a document that was not even tried: its entries are not all there, or nothing was written that it could ride on.
+NOT_TRIED = "not-tried"
+# Where documents are, in every namespace; no module has such a name.
+RUNS_FOLDER = "0_RUNS"
+# So many are listed at most, below one folder.
+MAX_DOCUMENTS = 2_000
+_MAX_PATH = 500
+_PART_OF_PATH = re.compile(r"-|[0-9A-Za-z_][0-9A-Za-z._-]{0,127}")
 
 
 class RemoteUnavailable(Exception):
@@ -123,11 +134,31 @@ class OutgoingEntry:
     provenance: Provenance
 
 
+@dataclass(frozen=True)
+class Document:
+    """A small file beside the modules of a namespace. `version` changes when it is written over."""
+
+    path: str
+    size_bytes: int
+    version: str
+
+
+def is_document_path(path: str) -> bool:
+    """Whether documents may be read and written there: below the one folder of a namespace, and nowhere else."""
+    namespace, _, rest = path.partition("/")
+    folder, *parts = rest.split("/")
+    is_inside = keys.is_namespace(namespace) and folder == RUNS_FOLDER and len(path) <= _MAX_PATH
+    return is_inside and bool(parts) and all(_PART_OF_PATH.fullmatch(part) for part in parts)
+
+
 class PublishResult(str, Enum):
     """What became of one outgoing entry; every one of these closes its journal row."""
 
     STORED = "stored"
     ALREADY_THERE = "already-there"
+
+
+NO_DOCUMENTS: Mapping[str, bytes] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -183,12 +214,27 @@ class Remote(Protocol):
         what the remote states.
         """
 
-    async def publish(self, entries: Sequence[OutgoingEntry]) -> list[PublishResult | EntryFailed]:
-        """Share `entries` as one batch; returns one outcome for each, in order.
+    async def publish(
+        self, entries: Sequence[OutgoingEntry], documents: Mapping[str, bytes] = NO_DOCUMENTS
+    ) -> list[PublishResult | EntryFailed]:
+        """Share `entries` as one batch; returns one outcome for each, in order, then one for each of `documents`.
 
         An entry that is there already with the same NEFF gains the files it lacks (`stored`); with another NEFF it
         stays as it is (`already-there`). When this raises, any of the entries may or may not have arrived.
+
+        A document, path to content, is written together with the last of the entries or after them: never before all
+        of them are there, never over another file, and never to the harm of an entry. With `entries` it costs no commit
+        of its own: where none is made for them, it is not tried (NOT_TRIED).
         """
+
+    async def documents(self, folder: str) -> list[Document]:
+        """The files below `folder`, at most MAX_DOCUMENTS; none if there is no such folder."""
+
+    async def read_documents(self, documents: Sequence[Document], max_bytes: int) -> list[bytes | None]:
+        """Contents, in order; None for what is not there any more or is longer than `max_bytes`."""
+
+    async def published_with(self, namespace: str, keys: Sequence[str]) -> Mapping[str, str]:
+        """For entries, something that those share which were published together; none where that is not known."""
 
     async def close(self) -> None:
         """Let go of connections and threads."""

@@ -13,7 +13,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -21,9 +21,12 @@ from typing import ParamSpec, TypeVar
 from neff import keys
 from neff.keys import ModuleName
 from neffd.layouts import xla
-from neffd.remotes import drafts, provenance
+from neffd.remotes import directory_documents, drafts, provenance
 from neffd.remotes.base import (
+    NO_DOCUMENTS,
+    NOT_TRIED,
     Access,
+    Document,
     EntryFailed,
     EntryRefused,
     Fetched,
@@ -90,8 +93,19 @@ class DirectoryRemote:
         await watcher.turn(entry)
         return Fetched(entry, await self._in_thread(self._download, entry, directory, watcher.moved))
 
-    async def publish(self, entries: Sequence[OutgoingEntry]) -> list[PublishResult | EntryFailed]:
-        return await self._in_thread(self._publish_all, entries)
+    async def publish(
+        self, entries: Sequence[OutgoingEntry], documents: Mapping[str, bytes] = NO_DOCUMENTS
+    ) -> list[PublishResult | EntryFailed]:
+        return await self._in_thread(self._publish_all, entries, documents)
+
+    async def documents(self, folder: str) -> list[Document]:
+        return await self._in_thread(self._documents, folder)
+
+    async def read_documents(self, documents: Sequence[Document], max_bytes: int) -> list[bytes | None]:
+        return await self._in_thread(directory_documents.read, self._root, documents, max_bytes)
+
+    async def published_with(self, namespace: str, keys: Sequence[str]) -> Mapping[str, str]:
+        return {}
 
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -190,11 +204,30 @@ class DirectoryRemote:
                 raise
         return digests
 
-    def _publish_all(self, entries: Sequence[OutgoingEntry]) -> list[PublishResult | EntryFailed]:
+    def _documents(self, folder: str) -> list[Document]:
+        self._check_root()
+        return directory_documents.listed(self._root, folder)
+
+    def _publish_all(
+        self, entries: Sequence[OutgoingEntry], documents: Mapping[str, bytes]
+    ) -> list[PublishResult | EntryFailed]:
         if time.monotonic() >= self._sweep_at:
             drafts.sweep(self._root, _STAGING)
             self._sweep_at = time.monotonic() + drafts.ABANDONED_S
-        return [self._publish(entry) for entry in entries]
+        outcomes = [self._publish(entry) for entry in entries]
+        if any(isinstance(outcome, EntryFailed) for outcome in outcomes):
+            return outcomes + [EntryFailed(NOT_TRIED, permanent=False)] * len(documents)
+        return outcomes + [self._put_document(path, content) for path, content in documents.items()]
+
+    def _put_document(self, path: str, content: bytes) -> PublishResult | EntryFailed:
+        """One document; its trouble is its own, since the entries are there."""
+        try:
+            self._check_root()
+            return directory_documents.put(self._root, path, content, self._root / _STAGING, self._make_folder)
+        except RemoteUnavailable as error:
+            return EntryFailed(error.reason, permanent=False)
+        except OSError as error:
+            return EntryFailed(_unavailable(error).reason, permanent=False)
 
     def _publish(self, entry: OutgoingEntry) -> PublishResult | EntryFailed:
         self._check_root()
@@ -222,6 +255,7 @@ class DirectoryRemote:
             sharing.inherit(draft, self._root)
             with contextlib.suppress(FileExistsError):
                 fsops.rename_exclusive(draft, folder)
+                fsops.sync_directory(folder.parent)
         finally:
             fsops.remove_tree(draft)
 

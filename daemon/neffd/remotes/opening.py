@@ -11,9 +11,6 @@ from neffd.config_defaults import hub_endpoint
 from neffd.errors import ConfigError
 from neffd.remotes.base import Remote
 from neffd.remotes.directory import DirectoryRemote
-from neffd.remotes.hub.bucket import HubBucketRemote
-from neffd.remotes.hub.repo import HubRepoRemote
-from neffd.remotes.hub.tokens import TokenSource
 
 
 def open_remote(config: RemoteConfig, state_dir: Path, environ: Mapping[str, str] = os.environ) -> Remote:
@@ -21,6 +18,11 @@ def open_remote(config: RemoteConfig, state_dir: Path, environ: Mapping[str, str
     if config.kind == "directory":
         return DirectoryRemote(config.name, config.path)
     if config.kind in ("hub-repo", "hub-bucket"):
+        # Only here: a daemon without such a remote starts sooner.
+        from neffd.remotes.hub.bucket import HubBucketRemote
+        from neffd.remotes.hub.repo import HubRepoRemote
+        from neffd.remotes.hub.tokens import TokenSource
+
         endpoint = config.endpoint or hub_endpoint(environ)  # a client's remote names none
         tokens = TokenSource(config.token_file, anonymous=config.anonymous, environ=environ)
         kind = HubRepoRemote if config.kind == "hub-repo" else HubBucketRemote

@@ -12,27 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from neff.runs.modelconfig import WHITE_LIST as WHITE_LIST
 from neffd.runs.jsontext import BadDocument, text_or_none
 
 SINGLE = "SingleModelCacheEntry"
 MULTI = "MultiModelCacheEntry"
-# Facts of a configuration that change no graph; never part of an entry.
-WHITE_LIST = (
-    "_name_or_path",
-    "transformers_version",
-    "_diffusers_version",
-    "eos_token_id",
-    "bos_token_id",
-    "pad_token_id",
-    "torchscript",
-    "torch_dtype",
-    "_commit_hash",
-    "sample_size",
-    "projection_dim",
-    "_use_default_values",
-    "_attn_implementation_autoset",
-    "return_dict",
-)
 _NEURON_WHITE_LIST = ("input_names", "output_names", "model_type")
 _UNCHECKED_PARTS = ("vae", "vae_encoder", "vae_decoder")
 _HASH_LENGTH = 20

@@ -67,9 +67,16 @@ class Session(asyncio.Protocol):
         reason: why `root` is None, or what is not as the client asked.
         job: the launcher's variables that the client named.
         tell: is shown each final answer; what it returns is sent.
+        greeted: is shown each greeting.
     """
 
-    def __init__(self, host: Host, operations: Mapping[str, Operation], tell: Tell | None = None) -> None:
+    def __init__(
+        self,
+        host: Host,
+        operations: Mapping[str, Operation],
+        tell: Tell | None = None,
+        greeted: Greeted | None = None,
+    ) -> None:
         self._host = host
         self._operations = operations
         self._buffer = bytearray()
@@ -83,6 +90,7 @@ class Session(asyncio.Protocol):
         self.reason: str | None = "no-greeting"
         self.job: dict[str, str] = {}
         self.tell: Tell = tell or _as_it_is
+        self._greeted_by = greeted
         self.uid = -1
         self.pid = 0
 
@@ -160,6 +168,8 @@ class Session(asyncio.Protocol):
         self.resolver, self.root, self.reason = self._host.find_root(hello)
         self.job = _job(hello.get("job"))
         count_failures(self.metrics, hello.get("failures"))
+        if self._greeted_by is not None:
+            self._greeted_by(self, hello)
         answer = {
             "protocol": protocol.PROTOCOL_VERSION,
             "server": f"neffd {__version__}",
@@ -224,5 +234,6 @@ def _as_it_is(session: Session, name: ModuleName, answer: Answer) -> Answer:
 
 
 Tell = Callable[[Session, ModuleName, Answer], Answer]
+Greeted = Callable[[Session, Message], None]
 # Answers with `session.reply`, now or from a coroutine given to `session.start`; may raise BadRequest at once.
 Operation = Callable[[Session, int, Message], None]

@@ -6,7 +6,8 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -134,6 +135,23 @@ def answering(answer: Callable[[Message, str], list[Message]], seen: list[Messag
             for key in request["keys"]:
                 peer.send(*({"id": request["id"], "key": key, **part} for part in answer(request, key)))
             peer.send({"id": request["id"], "done": True})
+
+    return script
+
+
+def serving(seen: list[Message], answers: Mapping[str, list[Message]], **hello: Any) -> Script:
+    """Greets, then answers each request with those of its `op`, and that it is done; reads all, heard or not."""
+
+    def script(peer: Peer) -> None:
+        seen.append(peer.read()["hello"])
+        with suppress(OSError):
+            peer.send({"hello": {**HELLO["hello"], **hello}})
+        while True:
+            request = peer.read()
+            seen.append(request)
+            with suppress(OSError):
+                peer.send(*({"id": request["id"], **answer} for answer in answers.get(request["op"], [])))
+                peer.send({"id": request["id"], "done": True})
 
     return script
 

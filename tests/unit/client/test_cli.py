@@ -159,7 +159,7 @@ def test_a_wrong_name_is_told_what_names_look_like() -> None:
 @pytest.mark.parametrize("arguments", [(), ("flush",)])
 def test_help_tells_the_exit_codes(arguments: tuple[str, ...]) -> None:
     codes = "0 done, 1 failed or parked, 2 wrong use, 3 not found, 4 no daemon or Hub, 5 still waiting, "
-    codes += "6 refused: login, repo or rights, 130 interrupted"
+    codes += "6 refused: login, repo or rights, 7 a remote lacks modules, 130 interrupted"
     assert f"Exit codes: {codes}" in " ".join(_neff(*arguments, "--help").stdout.split())
 
 
@@ -254,6 +254,21 @@ def test_prefetch_shows_changes_and_not_every_step(socket_path: Path) -> None:
     assert result.stdout == f"fetching  {KEYS[0]}\nready     {KEYS[0]} from team\n"
 
 
+def test_prefetch_for_a_program(socket_path: Path) -> None:
+    ready: Message = {"name": KEYS[0], "state": "ready", "source": "team"}
+    absent: Message = {"name": KEYS[1], "state": "absent", "reason": "not-on-remotes"}
+    with ScriptedDaemon(socket_path, _answer(ready, absent, {"done": True})):
+        result = _neff("prefetch", "--wait", "--json", *KEYS, socket=socket_path)
+    assert result.returncode == exitcodes.FAILED
+    document = json.loads(result.stdout)
+    assert (document["schema"], document["command"]) == (1, "prefetch")
+    assert document["modules"] == [
+        {"name": KEYS[0], "state": "ready", "source": "team", "reason": None},
+        {"name": KEYS[1], "state": "absent", "source": None, "reason": "not-on-remotes"},
+        {"name": KEYS[2], "state": None, "source": None, "reason": None},
+    ]
+
+
 def test_many_keys_go_in_several_requests(socket_path: Path) -> None:
     requests: list[Message] = []
     keys = [f"MODULE_{number}+e30acd3a" for number in range(1200)]
@@ -303,6 +318,19 @@ def test_flush_tells_where_and_why_something_still_waits(socket_path: Path, stat
     with ScriptedDaemon(socket_path, _answer({"pending": 3, "status": status, "done": True})):
         result = _neff("flush", socket=socket_path)
     assert (result.returncode, result.stdout, result.stderr) == (exitcodes.PENDING, text, "")
+
+
+@pytest.mark.parametrize(("pending", "code"), [(2, exitcodes.PENDING), (0, exitcodes.FAILED)])
+def test_flush_for_a_program(socket_path: Path, pending: int, code: int) -> None:
+    parked = [{"name": "n/M", "remote": "team", "reason": "public-repo"}]
+    remote = {"name": "team", "reason": "server-error", "journal": {"waiting": 2}}
+    answer: Message = {"pending": pending, "parked": parked, "status": {"remotes": [remote]}, "done": True}
+    with ScriptedDaemon(socket_path, _answer(answer)):
+        result = _neff("flush", "--json", socket=socket_path)
+    waiting = [{"remote": "team", "entries": 2, "reason": "server-error"}] if pending else []
+    assert result.returncode == code
+    document = {"schema": 1, "command": "flush", "pending": pending, "waiting": waiting, "parked": parked}
+    assert json.loads(result.stdout) == document
 
 
 def test_what_the_daemon_refuses_is_told(socket_path: Path) -> None:

@@ -71,6 +71,18 @@ def test_systemctl_is_named_only_where_the_system_socket_was_tried(
     assert error.endswith(": is it running? systemctl status neffd\n" if system else ": is it running?\n")
 
 
+def test_runs_are_shown_with_what_they_were_spared() -> None:
+    named = {"key": "RUN_1", "model": "org/m", "modules": 3, "local": 1, "fetched": 2, "compiled": 0, "saved_s": 60.0}
+    unnamed = {"key": "", "instance": "group:1.2", "model": None, "modules": 1, "local": 0, "fetched": 0, "compiled": 1}
+    shown = list(status.describe({"runs": {"saved_s": 4000.0, "running": [named, unnamed]}}))
+    assert shown[-4:] == [
+        "\nruns:",
+        "  org/m: 3 modules (1 local, 2 fetched, 0 compiled), 1 min saved, RUN_1",
+        "  group:1.2: 1 module (0 local, 0 fetched, 1 compiled)",
+        "  saved in all: 1 h 6 min of compiling",
+    ]
+
+
 def _remotes(status_document: dict[str, Any]) -> list[str]:
     """What is shown below the cache directories."""
     return "\n".join(status.describe(status_document)).splitlines()[2:]
@@ -97,9 +109,11 @@ def test_how_full_a_cache_directory_is() -> None:
         (True, "bad-token", "read-write  available, not written: bad-token  "),
         (True, "no-write-access", "read-write (no write access)  available, not written: no-write-access  "),
         (False, "no-network", "read-write  unavailable: no-network  "),
+        (None, None, "read-write  not asked yet  "),
+        (None, "bad-token", "read-write  not asked yet, not written: bad-token  "),
     ],
 )
-def test_why_a_remote_that_can_be_read_is_not_written(available: bool, reason: str | None, shown: str) -> None:
+def test_why_a_remote_that_can_be_read_is_not_written(available: bool | None, reason: str | None, shown: str) -> None:
     remote = {"name": "team", "url": "u", "mode": "read-write", "can_write": False}
     _, line = _remotes({"remotes": [{**remote, "available": available, "reason": reason}]})
     assert line.startswith(f"  team  u  {shown}")

@@ -36,5 +36,5 @@ def test_the_command_line_is_loaded_by_the_command_only() -> None:
 
 
 def test_public_names() -> None:
-    assert neff.__all__ == ["__version__", "install", "uninstall"]
+    assert neff.__all__ == ["__version__", "install", "run_key", "session", "uninstall"]
     assert all(hasattr(neff, name) for name in neff.__all__)

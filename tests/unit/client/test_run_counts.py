@@ -14,7 +14,7 @@ from neff import tally
 from neff.keys import ModuleName
 from neff.launch import counts
 from neff.launch.counts import Counts
-from neff.tally import COMPILED, FETCHED, LOCAL, WAITED, Event, Tally
+from neff.tally import COMPILED, FETCHED, LOCAL, MISSED, WAITED, Event, Tally
 
 NAMESPACE = "neuronxcc-2.20.9961.0+0acef03a"
 ROOT = "/var/tmp/neuron-compile-cache"
@@ -26,7 +26,7 @@ def module(number: int) -> ModuleName:
 
 EVENTS = st.builds(
     Event,
-    st.sampled_from([LOCAL, FETCHED, COMPILED, WAITED]),
+    st.sampled_from([LOCAL, FETCHED, COMPILED, WAITED, MISSED]),
     st.sampled_from([ROOT, "/other", "/odd \udcff\n\u2028path"]),
     st.builds(module, st.integers(0, 3)),
     st.none() | st.integers(0, 10_000).map(lambda thousandths: thousandths / 1000),
@@ -86,7 +86,9 @@ def test_the_order_of_processes_does_not_matter(processes: list[list[Event]], ra
     numbers = of(*processes)
     assert {name: pytest.approx(value) for name, value in of(*shuffled).items()} == numbers
     assert numbers["graphs"] == numbers[LOCAL] + numbers[FETCHED] + numbers[COMPILED]
-    graphs = {(event.root, event.name) for events in processes for event in events if event.kind != WAITED}
+    graphs = {
+        (event.root, event.name) for events in processes for event in events if event.kind not in (WAITED, MISSED)
+    }
     assert numbers["graphs"] == len(graphs)
 
 
@@ -107,6 +109,17 @@ def test_ranks_count_a_graph_once_as_the_most_that_was_done_for_it() -> None:
     }
     assert of([local], [fetched])["saved_s"] == 60.0
     assert of([local], [Event(LOCAL, "/other", name)])["graphs"] == 2
+
+
+def test_every_module_that_was_looked_for_is_named_also_those_that_count_as_nothing() -> None:
+    added = Counts()
+    missed, compiled = Event(MISSED, ROOT, module(1)), Event(COMPILED, ROOT, module(2), 1.0)
+    added.add(b"".join(map(tally.encode, [missed, Event(MISSED, ROOT, module(2)), compiled])))
+    assert added.modules() == [
+        {"name": str(module(1)), "root": ROOT, "met": "missed"},
+        {"name": str(module(2)), "root": ROOT, "met": "compiled"},
+    ]
+    assert added.as_dict()["graphs"] == 1
 
 
 @pytest.mark.parametrize(
@@ -144,6 +157,7 @@ def test_a_process_notes_the_first_event_of_a_module(tmp_path: Path) -> None:
         noted.local(ROOT, module(1))
         noted.fetched(ROOT, module(2), 12.0)
         noted.local(ROOT, module(2))
+        noted.missed(ROOT, module(3))
     noted.lock_taken(ROOT, module(3))
     clock.now_s += 30
     noted.lock_ends(ROOT, module(3), is_ready=True)
@@ -156,6 +170,7 @@ def test_a_process_notes_the_first_event_of_a_module(tmp_path: Path) -> None:
     assert events == [
         Event(LOCAL, ROOT, module(1)),
         Event(FETCHED, ROOT, module(2), 12.0),
+        Event(MISSED, ROOT, module(3)),
         Event(COMPILED, ROOT, module(3), 30.0),
         Event(WAITED, ROOT, module(1), 2.5),
     ]

@@ -248,6 +248,30 @@ def test_a_starved_daemon_finds_the_message_later(socket_path: Path) -> None:
     assert messages[1]["inode"] == 7
 
 
+def test_a_slow_daemon_is_told_of_locks_without_waiting_for_it(socket_path: Path) -> None:
+    waits, seen = RecordedWaits(real=10**6), list[Message]()
+
+    def slow(peer: Peer) -> None:
+        peer.greet(**CAPABLE)
+        request = peer.read()
+        waits.clock_s += 1.7
+        peer.send({"id": request["id"], "key": NAME.key, "state": "absent"}, {"id": request["id"], "done": True})
+
+    def later(peer: Peer) -> None:
+        seen.extend([peer.read(), peer.read()])
+
+    with ScriptedDaemon(socket_path, slow, later) as daemon:
+        asker = Asker(daemon.path, waits=waits)
+        assert not asker.is_ready(ROOT, NAME, holding=False)
+        waited = len(waits.limits_s)
+        asker.lock_taken(ROOT, NAME, LOCK)
+        assert len(waits.limits_s) == waited
+        while len(seen) < 2:
+            assert daemon.connections <= 2
+        asker.close()
+    assert seen[1]["op"] == "holding"
+
+
 def test_failures_are_told_with_the_next_greeting_once(socket_path: Path) -> None:
     waits = RecordedWaits(real=100)
     asker = Asker(str(socket_path), waits=waits)

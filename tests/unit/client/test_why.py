@@ -97,6 +97,10 @@ def test_what_remotes_have(remote: dict[str, Any], line: str) -> None:
             {"what": "fetched-while-pending", "source": "team"},
             "extracted, and fetched from team before anybody asked",
         ),
+        (
+            {"what": "lock-removed", "why": "its maker, process 7, is gone"},
+            "its lock was removed: its maker, process 7, is gone",
+        ),
         ({"what": "of a newer daemon"}, "of a newer daemon"),
     ],
 )  # fmt: skip
@@ -150,6 +154,7 @@ def test_whatever_comes_is_shown_in_printable_lines(story: dict[str, Any]) -> No
         ({"name": NAME, "known": False}, exitcodes.NOT_FOUND, "this host has never heard of it", ""),
         ({"known": False, "matches": []}, exitcodes.NOT_FOUND, "", "this host has never heard of MODULE_1"),
         ({"known": False, "matches": ["a", "b"]}, exitcodes.FAILED, "a\nb\n", "the beginning of more than one"),
+        ({"known": False, "matches": ["a", "b"], "more": 7}, exitcodes.FAILED, "a\nb\n", "and 7 more"),
     ],
 )
 @pytest.mark.parametrize("as_json", [False, True])
@@ -173,7 +178,7 @@ def test_exit_codes(
         assert cli.main(["--socket", daemon.path, "why", *arguments, "MODULE_1"]) == code
     shown = capsys.readouterr()
     if as_json:
-        assert json.loads(shown.out) == story
+        assert json.loads(shown.out) == {"schema": 1, "command": "why", **story}
     else:
         assert out in shown.out
         assert error in shown.err

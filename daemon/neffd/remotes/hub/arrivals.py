@@ -25,6 +25,8 @@ from neffd.tasks import Tasks
 
 # Fewer than the client's connections: questions must not wait for contents.
 _PARALLEL_FILES = 96
+# However many are prefetched, a trainer's do not wait for theirs.
+_FILES_KEPT_FREE = 24
 # Files asked for before anybody knows what they are; less than half, so that these never keep all others out.
 _PARALLEL_BETS = 32
 _BETS_KEPT_FREE = 8
@@ -73,7 +75,7 @@ class Arrivals:
         self.tasks = tasks
         self.in_thread = in_thread
         self.blobs = Blobs()
-        self.files = Slots(_PARALLEL_FILES)
+        self.files = Slots(_PARALLEL_FILES, _FILES_KEPT_FREE)
         self.bets = Slots(_PARALLEL_BETS, _BETS_KEPT_FREE)
         self.open: set[ModuleName] = set()
 

@@ -15,7 +15,7 @@ import random
 import re
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,8 +26,10 @@ from neffd.layouts import xla
 from neffd.remotes import provenance
 from neffd.remotes.base import (
     BEING_REWRITTEN,
+    NO_DOCUMENTS,
     STILL_LISTING,
     Access,
+    Document,
     EntryFailed,
     Fetched,
     OutgoingEntry,
@@ -37,6 +39,7 @@ from neffd.remotes.base import (
     RemoteUnavailable,
     Watcher,
 )
+from neffd.remotes.hub.bucket_documents import BucketDocuments
 from neffd.remotes.hub.bucket_listings import Listing, Listings
 from neffd.remotes.hub.bucket_publish import BucketPublisher
 from neffd.remotes.hub.bucket_rule import NAMES, Picture, Stored
@@ -107,6 +110,7 @@ class HubBucketRemote:
         self._looks = Together(self._look, self._tasks, _ENTRIES_PER_LOOK)
         self._transfers = Together(self._transfer, self._tasks, _ENTRIES_PER_DOWNLOAD)
         self._listings = Listings(self._list, self._scratch, self._tasks, clock)
+        self._documents = BucketDocuments(self._call_lister, self._call_uploader, self._scratch)
         self._looks_without_listing = itertools.count()
         self._statements: OrderedDict[str, Provenance | None] = OrderedDict()
         self._doubtful: OrderedDict[str, None] = OrderedDict()
@@ -157,12 +161,24 @@ class HubBucketRemote:
             raise RemoteUnavailable(BEING_REWRITTEN, f"{entry.name} is not what its neffd.json says")
         return Fetched(entry, digests)
 
-    async def publish(self, entries: Sequence[OutgoingEntry]) -> list[PublishResult | EntryFailed]:
+    async def publish(
+        self, entries: Sequence[OutgoingEntry], documents: Mapping[str, bytes] = NO_DOCUMENTS
+    ) -> list[PublishResult | EntryFailed]:
         changed = await self._in_thread(lambda: {entry.name for entry in entries if has_changed(entry)})
         sound = [entry for entry in entries if entry.name not in changed]
         publisher = BucketPublisher(self._pictures, self._call_uploader, self._clock, random.uniform(1.0, 1.5))
         outcomes = await publisher.publish(sound)
-        return [outcomes.get(entry.name, EntryFailed("changed-locally")) for entry in entries]
+        of_entries = [outcomes.get(entry.name, EntryFailed("changed-locally")) for entry in entries]
+        return of_entries + await self._documents.put(documents, of_entries)
+
+    async def documents(self, folder: str) -> list[Document]:
+        return await self._documents.listed(folder)
+
+    async def read_documents(self, documents: Sequence[Document], max_bytes: int) -> list[bytes | None]:
+        return await self._documents.read(documents, max_bytes)
+
+    async def published_with(self, namespace: str, keys: Sequence[str]) -> Mapping[str, str]:
+        return {}
 
     async def close(self) -> None:
         await self._tasks.stop(timeout_s=1.0)
@@ -256,6 +272,9 @@ class HubBucketRemote:
                 transfer.progress(1)  # how much is known at the end; that it moves, to those in the queue too
 
         await self._call(self._downloader, "bucket-download", on_progress=moved, files=wanted)
+
+    async def _call_lister(self, op: str, **fields: Any) -> dict[str, Any]:
+        return await self._call(self._lister, op, **fields)
 
     async def _call_uploader(self, op: str, **fields: Any) -> dict[str, Any]:
         return await self._call(self._uploader, op, **fields)

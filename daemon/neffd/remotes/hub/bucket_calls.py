@@ -6,6 +6,7 @@ Lists of files travel as `[path, size_bytes, xet_hash]`; a source is the path of
 from __future__ import annotations
 
 import hashlib
+import itertools
 import secrets
 import tempfile
 import time
@@ -15,9 +16,16 @@ from typing import Any
 
 from neff import keys
 from neffd.layouts import xla
+from neffd.remotes.base import MAX_DOCUMENTS, is_document_path
 
 Request = dict[str, Any]
 Result = dict[str, Any]
+
+# Of what is no document, so much is passed over before a listing of documents ends.
+_MAX_SEEN = 5 * MAX_DOCUMENTS
+# An answer is one line of at most a megabyte; a row of a listing has a size, a hash and punctuation beside its path.
+_MAX_ANSWER_BYTES = 900_000
+_REST_OF_ROW_BYTES = 100
 
 
 def _access(request: Request) -> Result:
@@ -67,6 +75,20 @@ def _namespaces(request: Request) -> Result:
     found = _api(request).list_bucket_tree(request["bucket"], recursive=False)
     names = (item.path for item in found if item.type == "directory")
     return {"namespaces": sorted(filter(keys.is_namespace, names))}
+
+
+def _documents(request: Request) -> Result:
+    """The documents below `folder`, as far as a listing goes."""
+    found = _api(request).list_bucket_tree(request["bucket"], f"{request['folder']}/", recursive=True)
+    files = (item for item in itertools.islice(found, _MAX_SEEN) if item.type == "file" and is_document_path(item.path))
+    listed: list[list[Any]] = []
+    size_bytes = 0
+    for file in itertools.islice(files, MAX_DOCUMENTS):
+        size_bytes += len(file.path) + _REST_OF_ROW_BYTES
+        if size_bytes > _MAX_ANSWER_BYTES:
+            break
+        listed.append([file.path, file.size, file.xet_hash])
+    return {"files": listed}
 
 
 def _look(request: Request) -> Result:
@@ -154,6 +176,7 @@ OPERATIONS: dict[str, Callable[[Request], Result]] = {
     "bucket-access": _access,
     "bucket-list": _list,
     "bucket-namespaces": _namespaces,
+    "bucket-documents": _documents,
     "bucket-look": _look,
     "bucket-read": _read,
     "bucket-download": _download,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import importlib
 import json
 import re
 import ssl
@@ -15,10 +16,9 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-import aiohttp
 from yarl import URL
 
 from neffd import __version__
@@ -26,6 +26,9 @@ from neffd.remotes.base import RemoteUnavailable
 from neffd.remotes.hub.budget import retry_after_s
 from neffd.remotes.hub.quotas import Quotas
 from neffd.remotes.hub.tokens import TokenSource
+
+if TYPE_CHECKING:
+    import aiohttp
 
 MAX_PATHS_PER_REQUEST = 1_000
 CONNECT_S = 5.0
@@ -104,9 +107,7 @@ class HubClient:
         self._address = (self._origin.scheme, self._origin.raw_host, self._origin.port)
         self._quotas = quotas or Quotas(time.monotonic)
         self._tokens = tokens
-        self._timeout = aiohttp.ClientTimeout(
-            total=None, connect=2 * connect_s, sock_connect=connect_s, sock_read=read_s
-        )
+        self._limits_s = {"connect": 2 * connect_s, "sock_connect": connect_s, "sock_read": read_s}
         self._tls: ssl.SSLContext | bool = True if tls is None else tls
         self._session: aiohttp.ClientSession | None = None
 
@@ -135,12 +136,12 @@ class HubClient:
             if url is not None and (url in seen or _origin_of(url) != self._origin):
                 raise RemoteUnavailable("bad-answer", "a listing goes on in circles or at another host")
 
-    async def paths_info(self, paths: Sequence[str], revision: str) -> list[dict[str, Any]]:
-        """What is known of `paths`; those that do not exist are absent."""
+    async def paths_info(self, paths: Sequence[str], revision: str, *, expand: bool = False) -> list[dict[str, Any]]:
+        """What is known of `paths`; those that do not exist are absent. With `expand` also their latest commits."""
         found: list[dict[str, Any]] = []
         for start in range(0, len(paths), MAX_PATHS_PER_REQUEST):
             part = paths[start : start + MAX_PATHS_PER_REQUEST]
-            body = urlencode({"paths": part, "expand": "false"}, doseq=True).encode()
+            body = urlencode({"paths": part, "expand": str(expand).lower()}, doseq=True).encode()
             url = f"{self._api}/paths-info/{revision}"
             async with self._request("POST", url, headers=_FORM, data=body) as answer:
                 items = await _json(answer)
@@ -196,6 +197,10 @@ class HubClient:
         data: bytes | None = None,
         may_miss: bool = False,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
+        if self._session is None:  # loading it takes as long as half of the daemon's start
+            await asyncio.to_thread(importlib.import_module, "aiohttp")
+        import aiohttp
+
         if self._session is None:
             self._session = self._open_session()
         try:
@@ -249,8 +254,10 @@ class HubClient:
         raise RemoteUnavailable("bad-answer", "too many redirects")
 
     def _open_session(self) -> aiohttp.ClientSession:
+        import aiohttp
+
         return aiohttp.ClientSession(
-            timeout=self._timeout,
+            timeout=aiohttp.ClientTimeout(total=None, **self._limits_s),
             read_bufsize=_READ_BUFFER_BYTES,
             headers={"User-Agent": f"neffd/{__version__}"},
             connector=aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=self._tls),

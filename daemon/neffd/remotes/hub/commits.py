@@ -13,7 +13,15 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from neff.keys import ModuleName
-from neffd.remotes.base import EntryFailed, OutgoingEntry, PublishResult, RemoteFile, RemoteUnavailable
+from neffd.remotes.base import (
+    NO_DOCUMENTS,
+    EntryFailed,
+    OutgoingEntry,
+    PublishResult,
+    RemoteFile,
+    RemoteUnavailable,
+    is_document_path,
+)
 from neffd.remotes.hub.budget import CommitBudget
 from neffd.remotes.hub.failures import CommitSize, Step, Verdict, judge
 from neffd.remotes.hub.fill import Fill
@@ -27,8 +35,11 @@ CONFLICT_PAUSE_S = 0.5
 _CONFLICT_TRIES = 5
 # Single entries that fail one after another are not to blame: the Hub is.
 _DOUBTS_IN_A_ROW = 2
+# Where something in the commit may be to blame.
+_PERHAPS_ITS_CONTENT = (Step.HALVE, Step.PARK, Step.DOUBT)
 
-Outcomes = dict[ModuleName, PublishResult | EntryFailed]
+# Of entries by name, of documents by path.
+Outcomes = dict[ModuleName | str, PublishResult | EntryFailed]
 
 
 class Commits:
@@ -60,8 +71,15 @@ class Commits:
         # Failed alone at their last try: they go last and alone, so that they hold up nobody.
         self._doubtful: set[ModuleName] = set()
 
-    async def bring(self, entries: Sequence[OutgoingEntry]) -> Outcomes:
-        """One outcome for each entry; raises RemoteUnavailable where nothing could be settled at all."""
+    async def bring(self, entries: Sequence[OutgoingEntry], documents: Mapping[str, bytes] = NO_DOCUMENTS) -> Outcomes:
+        """One outcome for each entry, and for each document that was tried.
+
+        Documents go with the last commit that the entries need, if all of them get there, or alone where there are no
+        entries. Raises RemoteUnavailable where nothing could be settled at all.
+        """
+        documents = {path: content for path, content in documents.items() if is_document_path(path)}
+        if not entries:
+            return await self._bring_alone(documents)
         fresh = [entry for entry in entries if entry.name not in self._doubtful]
         waiting = deque([fresh] if fresh else [])
         waiting.extend([entry] for entry in entries if entry.name in self._doubtful)
@@ -72,7 +90,8 @@ class Commits:
         in_a_row = 0
         while waiting and in_a_row < _DOUBTS_IN_A_ROW:
             piece = self._next_piece(waiting)
-            settled, verdict = await self._try(piece)
+            is_last = not waiting and failure is None and not _has_failures(outcomes)
+            settled, verdict = await self._try(piece, documents if is_last else NO_DOCUMENTS)
             outcomes |= settled
             left = [entry for entry in piece if entry.name not in settled]
             if verdict is None:
@@ -89,10 +108,16 @@ class Commits:
         self._doubtful = doubtful
         if failure is None:
             return outcomes
-        if not outcomes:
-            raise RemoteUnavailable(failure.reason, failure.detail, failure.retry_after_s)
+        if not any(entry.name in outcomes for entry in entries):
+            raise _unavailable(failure)
         for entry in entries:
             outcomes.setdefault(entry.name, EntryFailed(failure.reason, permanent=False))
+        return outcomes
+
+    async def _bring_alone(self, documents: Mapping[str, bytes]) -> Outcomes:
+        outcomes, failure = await self._try([], documents) if documents else ({}, None)
+        if failure is not None:
+            raise _unavailable(failure)
         return outcomes
 
     def _next_piece(self, waiting: deque[list[OutgoingEntry]]) -> list[OutgoingEntry]:
@@ -102,39 +127,53 @@ class Commits:
             waiting.appendleft(piece[limit:])
         return piece[:limit]
 
-    async def _try(self, entries: Sequence[OutgoingEntry]) -> tuple[Outcomes, Verdict | None]:
+    async def _try(
+        self, entries: Sequence[OutgoingEntry], documents: Mapping[str, bytes]
+    ) -> tuple[Outcomes, Verdict | None]:
         """What was settled, and why the rest was not."""
         for attempt in range(_CONFLICT_TRIES):
-            outcomes, plan, verdict = await self._attempt(entries)
+            outcomes, plan, verdict = await self._attempt(entries, documents)
             if verdict is None or verdict.step is not Step.AGAIN:
                 break
             await asyncio.sleep(self._conflict_pause_s * 2**attempt * (0.5 + random.random()))
+        if verdict is not None and plan.documents and verdict.step in _PERHAPS_ITS_CONTENT:
+            log.warning("%s: %s: %s", next(iter(plan.documents)), verdict.reason, verdict.detail)
+            refused = EntryFailed(verdict.reason, permanent=False)
+            outcomes, verdict = await self._try(entries, NO_DOCUMENTS) if entries else ({}, None)
+            return outcomes | dict.fromkeys(documents, refused), verdict
         if verdict is not None and verdict.step is Step.PARK:
             log.warning("%s: %s: %s", plan.brings[0].name, verdict.reason, verdict.detail)
             outcomes |= {entry.name: EntryFailed(verdict.reason) for entry in plan.brings}
             verdict = None
         return outcomes, verdict
 
-    async def _attempt(self, entries: Sequence[OutgoingEntry]) -> tuple[Outcomes, CommitPlan, Verdict | None]:
+    async def _attempt(
+        self, entries: Sequence[OutgoingEntry], documents: Mapping[str, bytes]
+    ) -> tuple[Outcomes, CommitPlan, Verdict | None]:
         """Look, then commit what is missing; the outcomes are of those entries that need nothing further."""
         plan = CommitPlan()
         try:
             self._require(self._budget.held_s)
             head = await self._head()
-            present = await self._look_up([path for entry in entries for path in files_of(entry)], head)
+            paths = [path for entry in entries for path in files_of(entry)]
+            present = await self._look_up([*paths, *documents], head)
             new = [entry.name for entry in entries if present.keys().isdisjoint(files_of(entry))]
             no_room = self._fill.without_room(new)
             plan = make_plan([entry for entry in entries if entry.name not in no_room], present)
             outcomes = _settled(entries, plan, no_room)
-            if plan.brings:
+            outcomes |= {path: PublishResult.ALREADY_THERE for path in documents if path in present}
+            if not no_room and (plan.brings or not entries):
+                plan.documents = {path: content for path, content in documents.items() if path not in present}
+            if not plan.is_empty:
                 self._require(self._budget.wait_s)
         except RemoteUnavailable as error:
             return {}, plan, judge(error, len(entries))
-        if not plan.brings:
+        if plan.is_empty:
             return outcomes, plan, None
         verdict = await self._carry_out(plan, head)
         if verdict is None:
             outcomes |= {entry.name: PublishResult.STORED for entry in plan.brings}
+            outcomes |= dict.fromkeys(plan.documents, PublishResult.STORED)
             self._fill.added(set(new) & {entry.name for entry in plan.brings})
         return outcomes, plan, verdict
 
@@ -152,11 +191,19 @@ class Commits:
                 self._budget.give_back()
                 if error.status == 429:
                     self._budget.hold(verdict.retry_after_s or 0.0)
-            if verdict.step is Step.DOUBT:
+            if verdict.step is Step.DOUBT and not plan.documents:
                 self._size.doubted(len(plan.brings))
             return verdict
         self._size.landed()
         return None
+
+
+def _has_failures(outcomes: Outcomes) -> bool:
+    return any(isinstance(outcome, EntryFailed) for outcome in outcomes.values())
+
+
+def _unavailable(failure: Verdict) -> RemoteUnavailable:
+    return RemoteUnavailable(failure.reason, failure.detail, failure.retry_after_s)
 
 
 def _settled(entries: Sequence[OutgoingEntry], plan: CommitPlan, no_room: Mapping[ModuleName, str]) -> Outcomes:

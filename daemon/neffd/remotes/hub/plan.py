@@ -14,9 +14,13 @@ from neffd.remotes.provenance import FileDigest
 
 @dataclass
 class CommitPlan:
-    """Which entries a commit brings, and with which files; `there` are entries that another host published first."""
+    """Which entries a commit brings, and with which files; `there` are entries that another host published first.
+
+    `documents` are what else it adds, by path.
+    """
 
     add: dict[str, tuple[OutgoingEntry, str]] = field(default_factory=dict)
+    documents: dict[str, bytes] = field(default_factory=dict)
     delete: list[str] = field(default_factory=list)
     there: list[OutgoingEntry] = field(default_factory=list)
 
@@ -24,6 +28,11 @@ class CommitPlan:
     def brings(self) -> list[OutgoingEntry]:
         """The entries that this commit changes, each once, in order."""
         return list({entry.name: entry for entry, _ in self.add.values()}.values())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to commit."""
+        return not self.add and not self.documents
 
 
 def files_of(entry: OutgoingEntry) -> list[str]:
@@ -67,8 +76,12 @@ def _is_ours(theirs: Mapping[str, RemoteFile], ours: Mapping[str, FileDigest]) -
     )
 
 
-def describe_commit(entries: Sequence[OutgoingEntry]) -> tuple[str, str]:
+def describe_commit(entries: Sequence[OutgoingEntry], documents: int = 0) -> tuple[str, str]:
     """Title and description: the description lists the module keys, one a line."""
-    count = len(entries)
-    title = f"Add {count} compiled {'graph' if count == 1 else 'graphs'}"
-    return title, "\n".join(str(entry.name) for entry in entries)
+    brought = [_counted(len(entries), "compiled graph")] if entries or not documents else []
+    brought += [_counted(documents, "run manifest")] if documents else []
+    return f"Add {' and '.join(brought)}", "\n".join(str(entry.name) for entry in entries)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -11,7 +11,7 @@ import logging
 import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +21,10 @@ from neff.keys import ModuleName
 from neffd.layouts import xla
 from neffd.remotes import provenance
 from neffd.remotes.base import (
+    NO_DOCUMENTS,
+    NOT_TRIED,
     Access,
+    Document,
     EntryFailed,
     Fetched,
     OutgoingEntry,
@@ -33,8 +36,9 @@ from neffd.remotes.base import (
 )
 from neffd.remotes.hub.arrivals import Arrivals
 from neffd.remotes.hub.budget import CommitBudget
-from neffd.remotes.hub.client import CONNECT_S, READ_S, HubClient, NotThere
+from neffd.remotes.hub.client import CONNECT_S, MAX_PATHS_PER_REQUEST, READ_S, HubClient, NotThere
 from neffd.remotes.hub.commits import CONFLICT_PAUSE_S, Commits
+from neffd.remotes.hub.documents import Documents
 from neffd.remotes.hub.downloads import Downloads
 from neffd.remotes.hub.failures import judge
 from neffd.remotes.hub.files import has_changed
@@ -98,8 +102,11 @@ class HubRepoRemote:
         self._lookups = Lookups(self._look_up, self._tasks)
         downloads = Downloads(self._client, quotas, self._downloader, self._tasks, self._in_thread, clock)
         self._arrivals = Arrivals(self._describe, downloads.get, downloads.may_waste, self._tasks, self._in_thread)
+        self._documents = Documents(self._client, self._move_head)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"neffd-remote-{name}")
         self._head = ""
+        # Told by answers that were about presence, at a commit; used once, since who looks again wants to hear it anew.
+        self._described: dict[tuple[ModuleName, str], RemoteEntry] = {}
 
     async def access(self) -> Access:
         try:
@@ -121,15 +128,18 @@ class HubRepoRemote:
         self._fill.listed(namespace, count)
 
     async def present(self, namespace: str, wanted: Sequence[str]) -> frozenset[str]:
-        mark = keys.ready_mark(namespace)
-        paths = [f"{namespace}/{key}/{file}" for key in wanted for file in {mark, xla.NEFF}]
-        found = await self._lookups.files(paths, self._head or await self._move_head())
-        return frozenset(
-            key
-            for key in wanted
-            if f"{namespace}/{key}/{mark}" in found
-            and found.get(f"{namespace}/{key}/{xla.NEFF}", _NOTHING).size_bytes > 0
-        )
+        revision, mark = self._head or await self._move_head(), keys.ready_mark(namespace)
+        # What is there will be fetched: where one request holds it, all of the entry is asked for.
+        is_whole = len(wanted) * len(_WANTED) <= MAX_PATHS_PER_REQUEST
+        files = _WANTED if is_whole else (xla.NEFF, *{mark} - {xla.NEFF})
+        found = await self._lookups.files([f"{namespace}/{key}/{file}" for key in wanted for file in files], revision)
+        entries = [_entry(ModuleName(namespace, key), found, revision) for key in wanted]
+        ready = [entry for entry in entries if entry is not None]
+        if is_whole:
+            self._described |= {(entry.name, revision): entry for entry in ready}
+            for forgotten in list(self._described)[:-_MOST_DESCRIBED]:
+                del self._described[forgotten]
+        return frozenset(entry.name.key for entry in ready)
 
     async def namespaces(self) -> list[str]:
         await self._move_head()
@@ -141,10 +151,35 @@ class HubRepoRemote:
     async def fetch(self, name: ModuleName, directory: Path, watcher: Watcher) -> Fetched | None:
         return await self._arrivals.fetch(name, self._head or await self._move_head(), directory, watcher)
 
-    async def publish(self, entries: Sequence[OutgoingEntry]) -> list[PublishResult | EntryFailed]:
+    async def publish(
+        self, entries: Sequence[OutgoingEntry], documents: Mapping[str, bytes] = NO_DOCUMENTS
+    ) -> list[PublishResult | EntryFailed]:
         changed = await self._in_thread(lambda: {entry.name for entry in entries if has_changed(entry)})
-        outcomes = await self._commits.bring([entry for entry in entries if entry.name not in changed])
-        return [outcomes.get(entry.name, EntryFailed("changed-locally")) for entry in entries]
+        sound = [entry for entry in entries if entry.name not in changed]
+        # Which entries a document speaks of is not known here: with one of them missing, none goes.
+        outcomes = await self._commits.bring(sound, NO_DOCUMENTS if changed else documents)
+        of_entries = [outcomes.get(entry.name, EntryFailed("changed-locally")) for entry in entries]
+        return of_entries + [outcomes.get(path, EntryFailed(NOT_TRIED, permanent=False)) for path in documents]
+
+    async def documents(self, folder: str) -> list[Document]:
+        return await self._documents.listed(folder)
+
+    async def read_documents(self, documents: Sequence[Document], max_bytes: int) -> list[bytes | None]:
+        return await self._documents.read(documents, max_bytes)
+
+    async def published_with(self, namespace: str, wanted: Sequence[str]) -> Mapping[str, str]:
+        mark = keys.ready_mark(namespace)
+        paths = [f"{namespace}/{key}/{mark}" for key in wanted]
+        try:
+            found = await self._client.paths_info(paths, self._head or await self._move_head(), expand=True)
+        except NotThere:
+            return {}
+        commits = ((str(item.get("path")), item.get("lastCommit")) for item in found)
+        return {
+            path.split("/")[1]: str(commit.get("id"))
+            for path, commit in commits
+            if path.count("/") == 2 and isinstance(commit, dict) and commit.get("id")
+        }
 
     async def close(self) -> None:
         await asyncio.gather(self._worker.close(), self._downloader.close())
@@ -163,11 +198,10 @@ class HubRepoRemote:
             raise RemoteUnavailable("bad-answer", "a listing's item has no path") from None
 
     async def _describe(self, name: ModuleName, revision: str) -> RemoteEntry | None:
-        found = await self._lookups.files([f"{name}/{file}" for file in _WANTED], revision)
-        files = {path.rpartition("/")[2]: file for path, file in found.items()}
-        if keys.ready_mark(name.namespace) not in files or files.get(xla.NEFF, _NOTHING).size_bytes == 0:
-            return None
-        return RemoteEntry(name, tuple(files[file] for file in _WANTED if file in files), revision)
+        known = self._described.pop((name, revision), None)
+        if known is not None:
+            return known
+        return _entry(name, await self._lookups.files([f"{name}/{file}" for file in _WANTED], revision), revision)
 
     async def _look_up(self, paths: list[str], revision: str) -> dict[str, RemoteFile]:
         try:
@@ -183,7 +217,7 @@ class HubRepoRemote:
         return self._head
 
     async def _commit(self, plan: CommitPlan, parent: str) -> None:
-        message, description = describe_commit(plan.brings)
+        message, description = describe_commit(plan.brings, len(plan.documents))
         result = await self._worker.call(
             "commit",
             token=self._tokens.get(),
@@ -191,7 +225,10 @@ class HubRepoRemote:
             parent=parent,
             message=message,
             description=description,
-            add=[[path, _content(entry, file)] for path, (entry, file) in plan.add.items()],
+            add=[
+                *([path, _content(entry, file)] for path, (entry, file) in plan.add.items()),
+                *([path, {"text": content.decode()}] for path, content in plan.documents.items()),
+            ],
             delete=plan.delete,
         )
         self._head = str(result["commit"])
@@ -202,9 +239,17 @@ class HubRepoRemote:
 
 
 _XET_HASH = re.compile(r"[0-9a-f]{64}")
-_NOTHING = RemoteFile("", 0)
+_MOST_DESCRIBED = 1_000
 # What a rank waits for first.
 _WANTED = (xla.NEFF, *sorted(xla.SHARED - {xla.NEFF}))
+
+
+def _entry(name: ModuleName, found: Mapping[str, RemoteFile], revision: str) -> RemoteEntry | None:
+    """What is told of one entry, if it is ready."""
+    files = [found[path] for file in _WANTED if (path := f"{name}/{file}") in found]
+    sizes_bytes = {file.name: file.size_bytes for file in files}
+    is_ready = keys.ready_mark(name.namespace) in sizes_bytes and sizes_bytes.get(xla.NEFF, 0) > 0
+    return RemoteEntry(name, tuple(files), revision) if is_ready else None
 
 
 def _remote_file(item: dict[str, Any]) -> tuple[str, RemoteFile]:

@@ -11,14 +11,12 @@ from neff.protocol import Message
 from neffd.fetch.flight import Answer, Flight
 from neffd.serve.fields import strings
 from neffd.serve.following import answer_with, follow, progress
-from neffd.serve.session import Resolver, Session
+from neffd.serve.operations.guesses import Guesser, prefetch_guessed
+from neffd.serve.session import Session
 
 
-class NameFinder(Protocol):
+class NameFinder(Guesser, Protocol):
     """Who knows where a name without a cache directory belongs."""
-
-    def resolver_for(self, name: ModuleName) -> Resolver | None:
-        """Where a name without a cache directory is fetched to."""
 
     async def full_names(self, keys: Collection[str]) -> dict[str, list[ModuleName]]:
         """For each bare module key, the names under which remotes hold it; without those that nobody can tell of."""
@@ -31,8 +29,11 @@ class Prefetch:
         self._finder = finder
 
     def __call__(self, session: Session, number: int, message: Message) -> None:
+        if "run" in message or "compiler" in message:
+            return prefetch_guessed(self._finder, session, number, message)
         names = strings(message, "names")
         session.start(self._prefetch(session, number, names, bool(message.get("wait"))), "prefetch")
+        return None
 
     async def _prefetch(self, session: Session, number: int, names: Sequence[str], wait: bool) -> None:
         began_at = time.perf_counter()

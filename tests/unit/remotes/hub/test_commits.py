@@ -61,6 +61,8 @@ class Repo:
             raise error
         if parent != await self.head():
             raise answer(412)
+        for path, content in plan.documents.items():
+            self.files[path] = RemoteFile(path.rpartition("/")[2], len(content))
         for path, (going, file) in plan.add.items():
             if file == provenance.FILE_NAME:
                 self.files[path] = RemoteFile(file, 1)
@@ -97,7 +99,7 @@ def writer(repo: Repo, clock: Clock, fill: Fill | None = None) -> Commits:
 
 def numbered(outcomes: Outcomes) -> dict[int, PublishResult | EntryFailed]:
     numbers = {entries.module(number): number for number in range(1_000)}
-    return {numbers[name]: outcome for name, outcome in outcomes.items()}
+    return {numbers[name]: outcome for name, outcome in outcomes.items() if isinstance(name, ModuleName)}
 
 
 async def test_all_in_one_commit(repo: Repo, commits: Commits) -> None:
@@ -112,7 +114,7 @@ async def test_what_is_there_costs_no_commit(repo: Repo, commits: Commits) -> No
     assert repo.attempts == [2]
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.sets(st.integers(0, 30)), st.sampled_from([400, 422]))
 def test_a_refused_entry_is_found_and_the_others_go(poison: set[int], status: int) -> None:
     repo, bad = Repo(), {entries.module(number) for number in poison}
@@ -276,3 +278,78 @@ async def test_two_writers_lose_nothing(repo: Repo, clock: Clock) -> None:
         results = [outcomes.get(entries.module(number)) for outcomes in (mine, theirs)]
         assert results.count(STORED) == 1
         assert repo.holds(entries.module(number))
+
+
+_DOCUMENT = f"{entries.NAMESPACE}/0_RUNS/llama/org/name/RUN_1.json"
+_DOCUMENTS = {_DOCUMENT: b"{}"}
+
+
+async def test_a_document_rides_on_the_commit_of_its_entries(repo: Repo, commits: Commits) -> None:
+    outcomes = await commits.bring([entry(1), entry(2)], _DOCUMENTS)
+    assert outcomes[_DOCUMENT] == STORED
+    assert repo.attempts == [2]
+    assert _DOCUMENT in repo.files
+
+
+async def test_a_document_that_is_there_stays(repo: Repo, commits: Commits) -> None:
+    repo.files[_DOCUMENT] = RemoteFile("RUN_1.json", 77)
+    assert (await commits.bring([entry(1)], _DOCUMENTS))[_DOCUMENT] == ALREADY_THERE
+    assert repo.files[_DOCUMENT].size_bytes == 77
+    assert await commits.bring([], _DOCUMENTS) == {_DOCUMENT: ALREADY_THERE}
+    assert repo.attempts == [1]
+
+
+async def test_a_document_makes_no_commit_where_entries_need_none(repo: Repo, commits: Commits) -> None:
+    await commits.bring([entry(1)])
+    assert _DOCUMENT not in await commits.bring([entry(1)], _DOCUMENTS)
+    assert repo.attempts == [1]
+
+
+async def test_a_document_by_itself_is_one_commit(repo: Repo, commits: Commits) -> None:
+    assert await commits.bring([], _DOCUMENTS) == {_DOCUMENT: STORED}
+    assert repo.attempts == [0]
+
+
+@pytest.mark.parametrize(
+    "path", ["README.md", f"{entries.NAMESPACE}/MODULE_1/model.neff", "../0_RUNS/x", _DOCUMENT + "/.."]
+)
+async def test_a_document_goes_nowhere_else(repo: Repo, commits: Commits, path: str) -> None:
+    assert path not in await commits.bring([entry(1)], {path: b""})
+    assert await commits.bring([], {path: b""}) == {}
+    assert path not in repo.files
+
+
+@pytest.mark.parametrize("error", [answer(400), answer(413), answer(500), RemoteUnavailable("stalled")], ids=str)
+async def test_entries_go_without_a_document_that_the_hub_does_not_take(
+    repo: Repo, commits: Commits, error: Exception
+) -> None:
+    commit = repo.commit
+
+    async def picky(plan: CommitPlan, parent: str) -> None:
+        if plan.documents:
+            raise error
+        await commit(plan, parent)
+
+    commits._commit = picky
+    outcomes = await commits.bring([entry(n) for n in range(8)], _DOCUMENTS)
+    assert numbered(outcomes) == dict.fromkeys(range(8), STORED)
+    refused = outcomes[_DOCUMENT]
+    assert isinstance(refused, EntryFailed)
+    assert not refused.permanent
+    assert repo.attempts == [8]
+    assert set(await commits.bring([], _DOCUMENTS)) == {_DOCUMENT}, "refused, not an outage"
+
+
+async def test_a_document_waits_until_all_entries_are_there(repo: Repo, commits: Commits) -> None:
+    repo.trouble = lambda names: answer(400) if entries.module(3) in names else None
+    outcomes = await commits.bring([entry(n) for n in range(8)], _DOCUMENTS)
+    assert numbered(outcomes) == {**dict.fromkeys(range(8), STORED), 3: REFUSED}
+    assert _DOCUMENT not in repo.files
+
+
+async def test_a_hub_that_is_away_is_no_fault_of_a_document(repo: Repo, commits: Commits) -> None:
+    repo.trouble = lambda names: RemoteUnavailable("unreachable")
+    for going in ([entry(1)], []):
+        with pytest.raises(RemoteUnavailable, match="unreachable"):
+            await commits.bring(going, _DOCUMENTS)
+    assert repo.attempts == [1, 0]

@@ -137,4 +137,6 @@ def test_a_commit_names_its_entries() -> None:
     going = [outgoing(name, files_by("us", name, extra=False)) for name in NAMES[:2]]
     assert describe_commit(going) == ("Add 2 compiled graphs", f"{NAMES[0]}\n{NAMES[1]}")
     assert describe_commit(going[:1])[0] == "Add 1 compiled graph"
+    assert describe_commit(going[:1], 2)[0] == "Add 1 compiled graph and 2 run manifests"
+    assert describe_commit([], 1) == ("Add 1 run manifest", "")
     assert [entry.name for entry in plan_for(going, {}).brings] == NAMES[:2]

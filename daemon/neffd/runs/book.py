@@ -1,0 +1,180 @@
+"""Runs in the database: what they were, and the modules they used, so that a restart forgets nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sqlite3
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from neff.keys import ModuleName
+from neffd.runs.identity import Identity
+from neffd.runs.manifests import Manifest, UsedModule
+from neffd.runs.recorder import ASKED, Run, Used
+from neffd.store.database import Database
+
+KEPT_RUNS = 1_000
+# Nothing was heard for this long: whoever greets with the same name is another run.
+_RESUMED_WITHIN_S = 6 * 3600.0
+_COLUMNS = "id, instance, run_key, ingredients, is_private, began_at"
+# One that goes on is never dropped.
+_DROP_OLD = (
+    "DELETE FROM runs WHERE id <= (SELECT max(id) FROM runs) - ? AND (ended_at IS NOT NULL OR heard_at < ?)"
+)
+# Nobody will ask any more whose they were.
+_DROP_OWNERS = (
+    "DELETE FROM module_owners WHERE (namespace, key) NOT IN (SELECT namespace, key FROM run_modules"
+    " UNION SELECT namespace, key FROM outbox UNION SELECT namespace, key FROM entries)"
+)
+
+
+class Book:
+    """The runs of this host, durable.
+
+    Args:
+        wall: seconds since the epoch.
+    """
+
+    def __init__(self, database: Database, wall: Callable[[], float]) -> None:
+        self._database = database
+        self._wall = wall
+
+    async def open_runs(self, now_s: float) -> list[Run]:
+        """Those that had not ended, as of the monotonic time `now_s`. Raises sqlite3.Error."""
+
+        def read(connection: sqlite3.Connection) -> list[Run]:
+            since = self._wall() - _RESUMED_WITHIN_S
+            query = f"SELECT {_COLUMNS} FROM runs WHERE ended_at IS NULL AND heard_at > ?"
+            return [_run(connection, row, now_s) for row in connection.execute(query, (since,)).fetchall()]
+
+        return await self._database.run(read)
+
+    async def write(self, runs: Sequence[Run]) -> None:
+        """Write down what is new of `runs`; raises sqlite3.Error, and then the next call tries again."""
+        now = self._wall()
+        changes = [_Change.taken_from(run) for run in runs]
+
+        def write(connection: sqlite3.Connection) -> list[int]:
+            rows = [_write(connection, change, now) for change in changes]
+            connection.execute(_DROP_OLD, (KEPT_RUNS, now - _RESUMED_WITHIN_S))
+            return rows
+
+        try:
+            rows = await self._database.run(write)
+        except BaseException:
+            for run, change in zip(runs, changes, strict=True):
+                change.give_back(run)
+            raise
+        for run, row in zip(runs, rows, strict=True):
+            run.row = row
+
+    async def with_key(self, run_key: str, most: int = 8) -> list[Manifest]:
+        """What the latest runs of a key used, one manifest a run and compiler version. Raises sqlite3.Error."""
+
+        def read(connection: sqlite3.Connection) -> list[Manifest]:
+            query = f"SELECT {_COLUMNS} FROM runs WHERE run_key = ? ORDER BY id DESC LIMIT ?"
+            rows = connection.execute(query, (run_key, most)).fetchall()
+            return [found for row in rows for found in manifests_of(_run(connection, row, 0.0))]
+
+        return await self._database.run(read)
+
+    async def owners(self) -> list[tuple[ModuleName, str]]:
+        """Modules, and the models whose runs used them. Raises sqlite3.Error."""
+
+        def read(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
+            connection.execute(_DROP_OWNERS)
+            return connection.execute("SELECT namespace, key, model FROM module_owners").fetchall()
+
+        return [(ModuleName(namespace, key), model) for namespace, key, model in await self._database.run(read)]
+
+    async def saved_s(self, without: Collection[Run] = ()) -> float:
+        """The compile seconds that fetching saved all runs that are kept, but for some. Raises sqlite3.Error."""
+        query = "SELECT total(compile_s) FROM run_modules WHERE how IN ('fetched', 'prefetched')"
+        row = await self._database.run(lambda connection: connection.execute(query).fetchone())
+        return max(0.0, float(row[0]) - sum(run.saved_s for run in without))
+
+
+def manifests_of(run: Run) -> list[Manifest]:
+    """What a run used, one manifest a compiler version, in order of first use."""
+    modules: dict[str, list[UsedModule]] = {}
+    for name, used in sorted(run.modules.items(), key=lambda item: item[1].position):
+        modules.setdefault(name.namespace, []).append(UsedModule(name.key, used.size_bytes, used.compile_s))
+    return [
+        Manifest(namespace, run.identity.run_key, run.identity.ingredients, tuple(used))
+        for namespace, used in modules.items()
+    ]
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What is to be written of a run; a copy, for the database's thread."""
+
+    row: int | None
+    identity: Identity
+    began_at: float
+    has_ended: bool
+    used: dict[ModuleName, Used]
+
+    @classmethod
+    def taken_from(cls, run: Run) -> _Change:
+        """What changes from now on is the next one's."""
+        used = {name: dataclasses.replace(run.modules[name]) for name in run.changed}
+        run.changed, run.is_written = set(), True
+        return cls(run.row, run.identity, run.began_at, run.has_ended, used)
+
+    def give_back(self, run: Run) -> None:
+        """It could not be written."""
+        run.changed |= self.used.keys()
+        run.is_written = False
+
+
+def _write(connection: sqlite3.Connection, change: _Change, now: float) -> int:
+    identity, row = change.identity, change.row
+    if row is None:
+        # The same name again: an earlier run that has ended keeps its modules under another one.
+        rename = "UPDATE runs SET instance = instance || ' ' || id WHERE instance = ?"
+        connection.execute(rename, (identity.instance,))
+        insert = (
+            "INSERT INTO runs (instance, run_key, ingredients, is_private, began_at, heard_at) VALUES (?,'','',0,?,?)"
+        )
+        row = connection.execute(insert, (identity.instance, change.began_at, now)).lastrowid
+        assert row is not None
+    updated = connection.execute(
+        "UPDATE runs SET run_key = ?, ingredients = ?, is_private = ?, heard_at = ?, ended_at = ? WHERE id = ?",
+        (
+            identity.run_key,
+            json.dumps(identity.ingredients),
+            identity.is_private,
+            now,
+            now if change.has_ended else None,
+            row,
+        ),
+    )
+    if not updated.rowcount:
+        return row  # dropped: it was silent for long
+    if (owner := identity.owner) is not None:
+        owned = [(*name, owner) for name in change.used]
+        connection.executemany("INSERT OR IGNORE INTO module_owners VALUES (?,?,?)", owned)
+    connection.executemany(
+        "INSERT OR REPLACE INTO run_modules VALUES (?,?,?,?,?,?,?,?)",
+        [
+            (row, used.position, used.root, *name, used.how, used.size_bytes, used.compile_s)
+            for name, used in change.used.items()
+        ],
+    )
+    return row
+
+
+def _run(connection: sqlite3.Connection, row: tuple[Any, ...], now_s: float) -> Run:
+    number, instance, run_key, ingredients, is_private, began_at = row
+    run = Run(Identity(instance, run_key, json.loads(ingredients), bool(is_private)), began_at, now_s, now_s, number)
+    query = (
+        "SELECT namespace, key, root, how, position, size_bytes, compile_s FROM run_modules"
+        " WHERE run_id = ? ORDER BY position"
+    )
+    for namespace, key, root, how, position, size_bytes, compile_s in connection.execute(query, (number,)):
+        run.modules[ModuleName(namespace, key)] = Used(root, how or ASKED, position, size_bytes, compile_s)
+    run.is_written = True
+    return run

@@ -1,0 +1,64 @@
+"""How much may be fetched that nobody has asked for: as much as earlier guesses of the same kind were worth."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+# Of what a source had fetched, less than this part was used: it is worth less from then on.
+_WASTEFUL = 0.2
+_STEP = 4
+_LEAST_PART = 1 / 256
+# A source that has to prove itself first begins with this part.
+_TRIAL_PART = 1 / 64
+
+
+@dataclass
+class _Source:
+    allowance_bytes: float
+    used_bytes: int = 0
+    wasted_bytes: int = 0
+
+
+class Budget:
+    """Judges the sources of guesses, such as manifests of the same key, by what was used of them.
+
+    Args:
+        most_bytes: what a source that is worth it may have fetched for one run.
+        on_trial: sources that have to prove themselves.
+    """
+
+    def __init__(self, most_bytes: int, on_trial: Collection[str] = ()) -> None:
+        self._most_bytes = most_bytes
+        self._on_trial = on_trial
+        self._sources: dict[str, _Source] = {}
+
+    def allowance_bytes(self, source: str) -> int:
+        """How much may be fetched for one run because of `source`."""
+        return int(self._of(source).allowance_bytes)
+
+    def judged(self, source: str, used_bytes: int, wasted_bytes: int) -> None:
+        """A run has ended: of what it had fetched in advance this was used, and that was not."""
+        known = self._of(source)
+        known.used_bytes += used_bytes
+        known.wasted_bytes += wasted_bytes
+        if used_bytes + wasted_bytes == 0:
+            return
+        is_wasteful = used_bytes < _WASTEFUL * (used_bytes + wasted_bytes)
+        wanted = known.allowance_bytes / _STEP if is_wasteful else known.allowance_bytes * _STEP
+        known.allowance_bytes = min(max(wanted, self._most_bytes * _LEAST_PART), self._most_bytes)
+
+    def status(self) -> dict[str, dict[str, int]]:
+        """Each source with what is thought of it."""
+        return {
+            name: {
+                "allowance_bytes": int(source.allowance_bytes),
+                "used_bytes": source.used_bytes,
+                "wasted_bytes": source.wasted_bytes,
+            }
+            for name, source in self._sources.items()
+        }
+
+    def _of(self, source: str) -> _Source:
+        part = _TRIAL_PART if source in self._on_trial else 1.0
+        return self._sources.setdefault(source, _Source(self._most_bytes * part))

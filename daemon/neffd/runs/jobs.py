@@ -1,0 +1,386 @@
+"""The runs of this host: who belongs to which, what they use, what is brought for them, what remotes are told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import logging
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any, Protocol
+
+from neff.keys import ModuleName, is_namespace
+from neff.protocol import Message
+from neffd.fetch.flight import READY_HERE, Answer, Flight
+from neffd.metrics import Metrics
+from neffd.runs import plans, recorder
+from neffd.runs.book import Book, manifests_of
+from neffd.runs.budget import Budget
+from neffd.runs.identity import Identity, identify
+from neffd.runs.manifests import Manifest, UsedModule, path_of
+from neffd.runs.plans import Expected
+from neffd.runs.prefetching import Prefetcher
+from neffd.runs.recorder import Recorder, Run
+from neffd.runs.siblings import Siblings, Source
+from neffd.store.database import Database
+from neffd.store.index import Index
+from neffd.store.root import CacheRoot
+from neffd.tasks import Tasks, Wake
+
+log = logging.getLogger(__name__)
+
+_WRITE_EVERY_S = 1.0
+_LOOK_EVERY_S = 30.0
+_SHOWN_RUNS = 20
+# Where nobody says for which compiler, those used last are looked at.
+_NAMESPACES = 3
+_HERE = "this host"
+
+
+class Found(Protocol):
+    """What `neffd.runs.library.Library` has found."""
+
+    same_key: Sequence[Manifest]
+    nearest: Sequence[Manifest]
+    away: Sequence[str]
+
+
+class Library(Protocol):
+    """Manifests on remotes: `neffd.runs.library.Library`."""
+
+    async def find(self, namespace: str, key: str, ingredients: Mapping[str, Any] | None) -> Found: ...
+
+    async def offer(self, manifest: Manifest, *, private: bool, run: str, has_ended: bool) -> None: ...
+
+
+class Place(Protocol):
+    """One cache directory: `neffd.managed.ManagedRoot`."""
+
+    root: CacheRoot
+
+    @property
+    def fetcher(self) -> Fetches: ...
+
+
+class Fetches(Protocol):
+    """Who brings modules: `neffd.fetch.fetcher.Fetcher`."""
+
+    def resolve(self, name: ModuleName, *, urgent: bool = True, holding: bool = False) -> Answer | Flight: ...
+
+
+class Client(Protocol):
+    """Who asks: `neffd.serve.session.Session`."""
+
+    root: str | None
+    pid: int
+
+    def on_close(self, callback: Callable[[], None], key: object = None) -> None: ...
+
+
+class Jobs:
+    """Knows the runs of this host.
+
+    Args:
+        places: the cache directories.
+        holds: whether a remote that answers is known to hold a module.
+        namespaces: the compiler versions on remotes, newest first.
+        refresh: looks what remotes hold of compiler versions.
+        library: manifests on remotes.
+        sources: the remotes; changes in place.
+        prefetch: whether what a run is going to need is fetched when it begins.
+        most_bytes: how much may be fetched for one run because of one kind of guess.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        index: Index,
+        metrics: Metrics,
+        tasks: Tasks,
+        workers: Executor,
+        *,
+        places: Callable[[], Sequence[Place]],
+        holds: Callable[[ModuleName], bool],
+        namespaces: Callable[[], Awaitable[list[str]]],
+        refresh: Callable[[Collection[str]], Awaitable[None]],
+        library: Library,
+        sources: Sequence[Source],
+        prefetch: bool,
+        most_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._index = index
+        self._metrics = metrics
+        self._tasks = tasks
+        self._workers = workers
+        self._places = places
+        self._holds = holds
+        self._namespaces = namespaces
+        self._refresh = refresh
+        self._library = library
+        self._sources = sources
+        self._prefetch = prefetch
+        self._clock = clock
+        self._recorder = Recorder(clock, wall)
+        self._book = Book(database, wall)
+        self._budget = Budget(most_bytes, on_trial={plans.SAME_COMMIT})
+        self._siblings = Siblings()
+        self._prefetcher = Prefetcher(tasks, metrics, self._budget, clock)
+        self._of_session: dict[int, Run] = {}
+        self._private: set[ModuleName] = set()
+        self._ended: list[Run] = []
+        self._saved_before_s = 0.0
+        self._wake = Wake()
+
+    async def load(self) -> None:
+        """Go on where an earlier life of the daemon was stopped."""
+        with contextlib.suppress(sqlite3.Error):  # a full disk: runs are recorded as far as it lets us
+            self._recorder.resume(await self._book.open_runs(self._clock()))
+            self._private = await self._book.private_names()
+            self._saved_before_s = await self._book.saved_s()
+
+    def is_private(self, name: ModuleName) -> bool:
+        """Whether a run of a private model has used the module."""
+        return name in self._private
+
+    def greeted(self, session: Client, hello: Message) -> None:
+        """A client has greeted: it belongs to a run, or to none."""
+        identity = identify(hello, session.pid)
+        if identity is None:
+            return
+        run, is_new = self._recorder.joined(identity, id(session))
+        self._of_session[id(session)] = run
+        session.on_close(functools.partial(self._left, id(session), run), key="run")
+        if is_new and self._prefetch and identity.run_key:
+            self._tasks.start(self._begin(run, session.root), name=f"begin-{identity.instance}")
+
+    def told(self, session: Client, name: ModuleName, answer: Answer) -> None:
+        """A process of a run was given the final answer to a question."""
+        run = self._of_session.get(id(session))
+        if run is None or session.root is None or answer.reason == "bad-name":
+            return
+        how = recorder.LOCAL if answer == READY_HERE else recorder.FETCHED if answer.ready else recorder.ASKED
+        self._note(run, session.root, name, how, answer)
+
+    def used(self, session: Client, names: Sequence[ModuleName]) -> None:
+        """A process of a run found these in its cache directory, in this order."""
+        run = self._of_session.get(id(session))
+        if run is not None and session.root is not None:
+            for name in names:
+                self._note(run, session.root, name, recorder.LOCAL, READY_HERE)
+
+    def compiled(self, root: str, name: ModuleName, seconds: float) -> None:
+        """A process of this host has compiled a module."""
+        self._recorder.compiled(root, name, round(seconds, 3))
+        self._wake.set()
+
+    async def run_ended(self, session: Client) -> Message:
+        """The client's run is over; returns what became of it."""
+        run = self._of_session.get(id(session))
+        if run is None:
+            return {"modules": 0, "names": []}
+        if not run.has_ended:
+            await self._end(run)
+        names = sorted(run.modules, key=lambda name: run.modules[name].position)
+        return {**run.counts(), "names": [str(name) for name in names]}
+
+    async def expected(self, identity: Identity) -> Expected:
+        """What a run is going to need, as far as earlier ones tell."""
+        found = await asyncio.gather(
+            *(
+                self._library.find(namespace, identity.run_key, identity.ingredients)
+                for namespace in await self._of(identity)
+            )
+        )
+        here = [(_HERE, manifest) for manifest in await self._known_here(identity.run_key)]
+        same = here + [(path_of(manifest), manifest) for one in found for manifest in one.same_key]
+        others = [(path_of(manifest), manifest) for one in found for manifest in one.nearest]
+        away = tuple(dict.fromkeys(remote for one in found for remote in one.away))
+        return dataclasses.replace(plans.expect(same, others, identity.ingredients), away=away)
+
+    async def plan(self, identity: Identity) -> Message:
+        """Will it compile? See `neffd.runs.plans`."""
+        expected = await self.expected(identity)
+        await self._refresh({name.namespace for name in expected.modules})
+        roots = [place.root for place in self._places()]
+        local = await self._in_worker(
+            lambda: {name for name in expected.modules if any(root.is_ready(name) for root in roots)}
+        )
+        return plans.plan(
+            expected,
+            is_local=local.__contains__,
+            is_remote=self._holds,
+            bytes_per_s=self._prefetcher.bytes_per_s,
+        )
+
+    async def run(self) -> None:
+        """Until cancelled: write down what was noted, tell of it, end what has ended."""
+        looked_s = self._clock()
+        while True:
+            await self._wake.wait(_LOOK_EVERY_S)
+            await asyncio.sleep(_WRITE_EVERY_S)
+            await self.write()
+            for run in self._recorder.grown():
+                await self._offer(run)
+            if self._clock() - looked_s >= _LOOK_EVERY_S:
+                looked_s = self._clock()
+                for run in self._recorder.idle():
+                    await self._end(run)
+
+    async def write(self) -> None:
+        """Write down what was noted; what a full disk refuses is tried again."""
+        ended, self._ended = self._ended, []
+        changed = [run for run in self._recorder if run.changed or not run.is_written] + ended
+        if not changed:
+            return
+        try:
+            await self._book.write(changed)
+        except sqlite3.Error as error:
+            log.info("runs are not written down: %s", error)
+            self._ended += ended
+
+    def status(self) -> dict[str, Any]:
+        """The part of the status document."""
+        live = sorted(self._recorder, key=lambda run: run.began_at)[-_SHOWN_RUNS:]
+        return {
+            "saved_s": round(self._saved_before_s + sum(run.counts()["saved_s"] for run in self._recorder), 1),
+            "running": [_shown(run) for run in live],
+            "prefetch": self._budget.status(),
+        }
+
+    def _left(self, number: int, run: Run) -> None:
+        self._of_session.pop(number, None)
+        self._recorder.left(run, number)
+
+    def _note(self, run: Run, root: str, name: ModuleName, how: str, answer: Answer) -> None:
+        brought = self._prefetcher.used(root, name, was_there=how == recorder.LOCAL)
+        compile_s, remote, size_bytes = answer.compile_s, answer.source, None
+        if brought is not None:
+            how, remote = recorder.PREFETCHED, brought.remote
+            compile_s, size_bytes = brought.compile_s, brought.size_bytes
+        if not self._recorder.used(run, root, name, how, size_bytes=size_bytes, compile_s=compile_s):
+            return
+        if how == recorder.FETCHED and run.is_expected is False:
+            self._tasks.start(self._follow(run, root, name, remote), name=f"siblings-{name.key}")
+        run.last_fetched = (root, name, remote) if how == recorder.FETCHED else run.last_fetched
+        if run.identity.is_private:
+            self._private.add(name)
+        if how in (recorder.FETCHED, recorder.PREFETCHED) and compile_s is not None:
+            self._metrics.saved_s.labels(remote).inc(compile_s)
+        self._wake.set()
+
+    async def _begin(self, run: Run, root: str | None) -> None:
+        """Bring what the run is going to need."""
+        place = next((place for place in self._places() if root in (None, str(place.root.path))), None)
+        if place is None:
+            return
+        expected = await self.expected(run.identity)
+        run.is_expected = bool(expected.modules)
+        if not run.is_expected and run.last_fetched is not None:
+            await self._follow(run, *run.last_fetched)
+        if expected.is_likely:
+            resolve = functools.partial(place.fetcher.resolve, urgent=False)
+            self._prefetcher.start(run, str(place.root.path), expected.modules, expected.sure, resolve)
+
+    async def _follow(self, run: Run, root: str, name: ModuleName, remote: str) -> None:
+        """Nothing tells what the run will need: what came to the remote together with `name` may be it."""
+        place = next((place for place in self._places() if root == str(place.root.path)), None)
+        source = next((source for source in self._sources if source.remote.name == remote), None)
+        if name in run.followed or place is None or source is None:
+            return
+        siblings = [other for other in await self._siblings.of(source, name) if other not in run.followed]
+        run.followed.update(siblings, (name,))
+        modules = {other: plans.nothing_known(other) for other in siblings if other not in run.modules}
+        if modules:
+            resolve = functools.partial(place.fetcher.resolve, urgent=False)
+            self._prefetcher.start(run, root, modules, plans.SAME_COMMIT, resolve)
+
+    async def _end(self, run: Run) -> None:
+        self._recorder.end(run)
+        self._prefetcher.ended(run)
+        self._saved_before_s += run.counts()["saved_s"]
+        await self._offer(run)
+        self._ended.append(run)
+        self._wake.set()
+
+    async def _offer(self, run: Run) -> None:
+        """Have remotes told which modules the run used, of those that are there to be had."""
+        run.offered, run.offered_s = len(run.modules), self._clock()
+        if not run.identity.run_key or not run.modules:
+            return
+        roots = {str(place.root.path): place.root for place in self._places()}
+        for manifest in manifests_of(run):
+            whole = await self._in_worker(self._complete, manifest, run, roots)
+            if whole.modules:
+                identity = run.identity
+                await self._library.offer(
+                    whole, private=identity.is_private, run=identity.instance, has_ended=run.has_ended
+                )
+
+    def _complete(self, manifest: Manifest, run: Run, roots: Mapping[str, CacheRoot]) -> Manifest:
+        """Without what is not there, with sizes and compile times as they are known by now. Blocking."""
+        seconds = {path: self._index.compile_seconds(root.path) for path, root in roots.items()}
+        modules = []
+        for module in manifest.modules:
+            name = ModuleName(manifest.namespace, module.key)
+            root = roots.get(run.modules[name].root)
+            if root is None or not root.is_ready(name):
+                continue
+            compile_s = module.compile_s or seconds[str(root.path)].get(name)
+            modules.append(UsedModule(module.key, _size_bytes(root.entry(name)), compile_s))
+        return Manifest(manifest.namespace, manifest.run_key, manifest.ingredients, tuple(modules))
+
+    async def _known_here(self, run_key: str) -> list[Manifest]:
+        if not run_key:
+            return []
+        with contextlib.suppress(sqlite3.Error):
+            await self.write()
+            return await self._book.with_key(run_key)
+        return []
+
+    async def _of(self, identity: Identity) -> list[str]:
+        """The compiler versions that a run may use."""
+        compiler = identity.ingredients.get("compiler")
+        if isinstance(compiler, str) and is_namespace(f"neuronxcc-{compiler}"):
+            return [f"neuronxcc-{compiler}"]
+        roots = [place.root for place in self._places()]
+        latest: list[str] = await self._in_worker(_latest_namespaces, roots)
+        return latest or (await self._namespaces())[:_NAMESPACES]
+
+    async def _in_worker(self, work: Callable[..., Any], *args: object) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._workers, work, *args)
+
+
+def _shown(run: Run) -> dict[str, Any]:
+    model = run.identity.ingredients.get("model")
+    return {
+        "instance": run.identity.instance,
+        "key": run.identity.run_key,
+        "model": model.get("id") if isinstance(model, Mapping) else None,
+        "began_at": round(run.began_at, 1),
+        "processes": len(run.connections),
+        **run.counts(),
+    }
+
+
+def _latest_namespaces(roots: Sequence[CacheRoot]) -> list[str]:
+    changed: dict[str, float] = {}
+    for root in roots:
+        for namespace in root.namespaces():
+            with contextlib.suppress(OSError):
+                changed[namespace] = max(changed.get(namespace, 0.0), (root.path / namespace).stat().st_mtime)
+    return sorted(changed, key=lambda namespace: changed[namespace], reverse=True)[:_NAMESPACES]
+
+
+def _size_bytes(folder: Path) -> int:
+    total = 0
+    with contextlib.suppress(OSError):
+        for file in folder.iterdir():
+            total += file.lstat().st_size
+    return total

@@ -1,0 +1,89 @@
+"""Manifests that remotes have still to be told of, in the database."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from neffd.runs import manifests
+from neffd.runs.manifests import BadManifest, Manifest
+from neffd.store.database import Database
+
+# What has not got through by then is of no use to anybody.
+KEEP_S = 7 * 86_400.0
+
+
+@dataclass(eq=False)
+class Pending:
+    """What one run used, for one remote.
+
+    Attributes:
+        run: which start of which job.
+        went_alone: whether it has had its commit of its own.
+        changed_s: monotonic; when it was offered last.
+        told: keys that manifests of this run key on the remote name.
+        failures: how often the remote refused it in this life of the daemon.
+    """
+
+    run: str
+    manifest: Manifest
+    is_private: bool
+    has_ended: bool
+    changed_s: float
+    went_alone: bool = False
+    told: set[str] = field(default_factory=set)
+    failures: int = 0
+
+
+class PendingBook:
+    """Args:
+    wall: seconds since the epoch.
+    """
+
+    def __init__(self, database: Database, wall: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._wall = wall
+
+    async def load(self, remote: str, now_s: float) -> list[Pending]:
+        """What waits for `remote`, oldest first; what is too old is forgotten."""
+        since = self._wall() - KEEP_S
+        query = (
+            "SELECT run, path, document, is_private, has_ended, went_alone FROM manifests_pending"
+            " WHERE remote = ? ORDER BY offered_at"
+        )
+
+        def read(connection: sqlite3.Connection) -> list[tuple[str, str, bytes, int, int, int]]:
+            connection.execute("DELETE FROM manifests_pending WHERE offered_at < ?", (since,))
+            return connection.execute(query, (remote,)).fetchall()
+
+        waiting = []
+        for run, path, document, is_private, has_ended, went_alone in await self._database.run(read):
+            try:
+                manifest = manifests.decode(path, document)
+            except BadManifest:
+                continue  # damaged
+            waiting.append(Pending(run, manifest, bool(is_private), bool(has_ended), now_s, bool(went_alone)))
+        return waiting
+
+    async def save(self, remote: str, waiting: Pending) -> None:
+        """Write one down."""
+        manifest = waiting.manifest
+        path, document = manifests.path_of(manifest), manifests.encode(manifest)
+        facts = (waiting.is_private, waiting.has_ended, waiting.went_alone, self._wall())
+        await self._database.run(
+            lambda connection: connection.execute(
+                "INSERT OR REPLACE INTO manifests_pending VALUES (?,?,?,?,?,?,?,?,?)",
+                (remote, waiting.run, manifest.namespace, path, document, *facts),
+            )
+        )
+
+    async def forget(self, remote: str, waiting: Pending) -> None:
+        """The remote has it, or never will."""
+        key = (remote, waiting.run, waiting.manifest.namespace)
+        await self._database.run(
+            lambda connection: connection.execute(
+                "DELETE FROM manifests_pending WHERE remote = ? AND run = ? AND namespace = ?", key
+            )
+        )

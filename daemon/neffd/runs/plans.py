@@ -1,0 +1,177 @@
+"""Will a run compile? Decisions only: what is known of runs like it, against what is here and on remotes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from neff.keys import ModuleName
+from neffd.runs.manifests import Manifest, UsedModule, union
+
+SAME_KEY, SAME_MODEL, NONE = "same-key", "same-model", "none"
+# Another source of guesses: what was published together.
+SAME_COMMIT = "same-commit"
+WARM, FETCHABLE, WILL_COMPILE, UNKNOWN = "warm", "fetchable", "will-compile", "unknown"
+
+# Of these, another value means other graphs; a difference in what is left usually does not.
+_DECISIVE = ("model.", "task", "shapes.", "dtype", "cores", "parallel.", "compiler", "target", "inferred.")
+_SHOWN_NAMES = 1_000
+# What is assumed of the line until something was fetched.
+_BYTES_PER_S = 50e6
+_LATENCY_S = 0.2
+
+# A manifest and where it is known from.
+Known = tuple[str, Manifest]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a run is going to need, as far as earlier ones tell.
+
+    Attributes:
+        modules: in order of first use.
+        sure: SAME_KEY where a run of the same key tells, SAME_MODEL where one of the same model does.
+        differs: in what the runs of the same model differ from this one.
+        sources: where it is known from.
+        away: remotes that could not be asked to the end: there may be more.
+    """
+
+    modules: Mapping[ModuleName, UsedModule] = field(default_factory=dict)
+    sure: str = NONE
+    differs: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    away: tuple[str, ...] = ()
+
+    @property
+    def is_likely(self) -> bool:
+        """Whether the modules are worth fetching unasked: what differs, if anything, makes no other graphs."""
+        return bool(self.modules) and not any(name.startswith(_DECISIVE) for name in self.differs)
+
+
+def nothing_known(name: ModuleName) -> UsedModule:
+    """A module of which only the name is known."""
+    return UsedModule(name.key, None, None)
+
+
+def differences(asked: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, ...]:
+    """The ingredients, by dotted name, that `asked` states and `theirs` has otherwise."""
+    ours, others = dict(_flat(asked)), dict(_flat(theirs))
+    return tuple(sorted(name for name, value in ours.items() if name != "version" and others.get(name) != value))
+
+
+def expect(same_key: Sequence[Known], others: Sequence[Known], ingredients: Mapping[str, Any]) -> Expected:
+    """Put together what is known.
+
+    Args:
+        same_key: manifests of the same run key, each with where it is known from.
+        others: those of the same model.
+        ingredients: of the run that is asked about.
+    """
+    if same_key:
+        return Expected(_union(same_key), SAME_KEY, (), _sources(same_key))
+    ranked = sorted(
+        ((differences(ingredients, other.ingredients), (source, other)) for source, other in others), key=_rank
+    )
+    if not ranked:
+        return Expected()
+    differs = ranked[0][0]
+    nearest = [known for names, known in ranked if names == differs]
+    return Expected(_union(nearest), SAME_MODEL, differs, _sources(nearest))
+
+
+def plan(
+    expected: Expected,
+    *,
+    is_local: Callable[[ModuleName], bool],
+    is_remote: Callable[[ModuleName], bool],
+    bytes_per_s: float | None = None,
+) -> dict[str, Any]:
+    """What `neff plan` is told; its form is in docs/protocol.md.
+
+    Args:
+        is_local: whether a module is ready in a cache directory.
+        is_remote: whether some remote that answers holds it.
+        bytes_per_s: how fast entries came lately; None where none did.
+    """
+    local = [name for name in expected.modules if is_local(name)]
+    away = [name for name in expected.modules if name not in set(local)]
+    remote = [name for name in away if is_remote(name)]
+    missing = [name for name in away if name not in set(remote)]
+    if expected.modules and not expected.is_likely:
+        missing, remote, local = list(expected.modules), [], []  # other graphs, about as many
+    remote_bytes = _total([expected.modules[name].size_bytes for name in remote])
+    compile_s = _estimate([expected.modules[name].compile_s for name in missing], expected)
+    return {
+        "state": _state(expected, remote, missing),
+        "modules": len(expected.modules),
+        "local": len(local),
+        "remote": len(remote),
+        "missing": len(missing),
+        "remote_bytes": remote_bytes,
+        "fetch_s": _fetch_s(remote, remote_bytes, bytes_per_s),
+        "compile_s": compile_s,
+        "sure": expected.sure,
+        "differs": list(expected.differs),
+        "from": list(expected.sources),
+        "away": list(expected.away),
+        "names": [str(name) for name in expected.modules][:_SHOWN_NAMES],
+    }
+
+
+def _state(expected: Expected, remote: Sequence[ModuleName], missing: Sequence[ModuleName]) -> str:
+    if not expected.modules:
+        return UNKNOWN
+    return WILL_COMPILE if missing else FETCHABLE if remote else WARM
+
+
+def _fetch_s(remote: Sequence[ModuleName], size_bytes: float | None, bytes_per_s: float | None) -> float | None:
+    if size_bytes is None:
+        return None
+    return round(size_bytes / (bytes_per_s or _BYTES_PER_S) + (_LATENCY_S if remote else 0), 1)
+
+
+def _estimate(seconds: Sequence[float | None], expected: Expected) -> float | None:
+    """The sum; what is not known counts as the mean of what is."""
+    known = [module.compile_s for module in expected.modules.values() if module.compile_s is not None]
+    if not seconds:
+        return 0.0
+    if not known:
+        return None
+    mean = sum(known) / len(known)
+    return round(sum(mean if each is None else each for each in seconds), 1)
+
+
+def _total(sizes: Iterable[int | None]) -> int | None:
+    known = list(sizes)
+    return None if None in known else sum(size for size in known if size is not None)
+
+
+def _sources(known: Iterable[Known]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(source for source, _ in known))
+
+
+def _union(known: Iterable[Known]) -> dict[ModuleName, UsedModule]:
+    by_namespace: dict[str, list[Manifest]] = {}
+    for _, manifest in known:
+        by_namespace.setdefault(manifest.namespace, []).append(manifest)
+    return {
+        ModuleName(namespace, module.key): module
+        for namespace, manifests in by_namespace.items()
+        for module in union(manifests)
+    }
+
+
+def _rank(pair: tuple[tuple[str, ...], Known]) -> tuple[int, int]:
+    decisive = sum(name.startswith(_DECISIVE) for name in pair[0])
+    return decisive, len(pair[0])
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, part in value.items():
+        if name == "config" and prefix == "model.":
+            yield "model.config", part
+        elif isinstance(part, Mapping):
+            yield from _flat(part, f"{prefix}{name}.")
+        elif part is not None and part != []:
+            yield f"{prefix}{name}", part

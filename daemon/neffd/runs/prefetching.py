@@ -1,0 +1,150 @@
+"""Brings what a run is going to need, in the order in which it will need it; counts what was used of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from neff.keys import ModuleName
+from neffd.fetch.flight import READY_HERE, Answer, Flight
+from neffd.metrics import Metrics
+from neffd.runs.budget import Budget
+from neffd.runs.manifests import UsedModule
+from neffd.runs.recorder import Run
+from neffd.tasks import Tasks
+
+# Enough to fill the line; the fetchers' own queue decides what goes first.
+_PARALLEL = 32
+
+Resolve = Callable[[ModuleName], "Answer | Flight"]
+_Place = tuple[str, ModuleName]
+
+
+@dataclass(frozen=True)
+class Brought:
+    """A module that came before anybody asked for it; `compile_s` is what compiling it once took, if that is known."""
+
+    run: Run
+    source: str
+    remote: str
+    size_bytes: int
+    compile_s: float | None
+
+
+@dataclass(eq=False)
+class _Guess:
+    """What is fetched for one run, because of one source; `coming` has not landed yet."""
+
+    run: Run
+    root: str
+    modules: Mapping[ModuleName, UsedModule]
+    source: str
+    allowance_bytes: int
+    coming: dict[asyncio.Future[Answer], Flight] = field(default_factory=dict)
+
+    def brought(self, flight: Flight, compile_s: float | None) -> Brought:
+        stated = self.modules[flight.name].compile_s
+        return Brought(self.run, self.source, flight.remote, flight.total_bytes, compile_s or stated)
+
+    def affordable(self) -> Iterator[ModuleName]:
+        """As many as the stated sizes allow."""
+        left_bytes = self.allowance_bytes
+        for name, module in self.modules.items():
+            left_bytes -= module.size_bytes or 0
+            if left_bytes < 0:
+                return
+            yield name
+
+
+class Prefetcher:
+    """Brings modules and keeps the accounts.
+
+    Attributes:
+        bytes_per_s: how fast modules came last; None before the first.
+    """
+
+    def __init__(self, tasks: Tasks, metrics: Metrics, budget: Budget, clock: Callable[[], float]) -> None:
+        self._tasks = tasks
+        self._metrics = metrics
+        self._budget = budget
+        self._clock = clock
+        self._brought: dict[_Place, Brought] = {}
+        self._coming: dict[_Place, tuple[_Guess, Flight]] = {}
+        self._used_bytes: dict[tuple[Run, str], int] = {}
+        self.bytes_per_s: float | None = None
+
+    def start(
+        self, run: Run, root: str, modules: Mapping[ModuleName, UsedModule], source: str, resolve: Resolve
+    ) -> None:
+        """Begin to bring `modules` into the cache directory `root`, as far as `source` is worth it."""
+        guess = _Guess(run, root, modules, source, self._budget.allowance_bytes(source))
+        self._tasks.start(self._bring_all(guess, resolve), name=f"prefetch-{run.identity.instance}")
+
+    def used(self, root: str, name: ModuleName, *, was_there: bool) -> Brought | None:
+        """Somebody needs a module; what is known of it if it was brought in advance, the first time.
+
+        Args:
+            was_there: it was found in the cache directory: so it has come, even if we have not been told yet.
+        """
+        place = root, name
+        if was_there and place in self._coming:
+            guess, flight = self._coming[place]
+            self._has_come(place, guess.brought(flight, None))
+        brought = self._brought.pop(place, None)
+        if brought is not None:
+            self._metrics.prefetch_used_bytes.labels(brought.source).inc(brought.size_bytes)
+            key = brought.run, brought.source
+            self._used_bytes[key] = self._used_bytes.get(key, 0) + brought.size_bytes
+        return brought
+
+    def ended(self, run: Run) -> None:
+        """The run is over: what it has not used by now was fetched for nothing."""
+        wasted_bytes = {source: 0 for of, source in self._used_bytes if of is run}
+        for place, brought in list(self._brought.items()):
+            if brought.run is run:
+                wasted_bytes[brought.source] = wasted_bytes.get(brought.source, 0) + brought.size_bytes
+                del self._brought[place]
+        for source, size_bytes in wasted_bytes.items():
+            self._metrics.prefetch_wasted_bytes.labels(source).inc(size_bytes)
+            self._budget.judged(source, self._used_bytes.pop((run, source), 0), size_bytes)
+
+    async def _bring_all(self, guess: _Guess, resolve: Resolve) -> None:
+        began_s, brought_bytes = self._clock(), 0
+        for name in guess.affordable():
+            # Sizes in a manifest are only somebody's word: what came counts too.
+            if guess.run.has_ended or brought_bytes >= guess.allowance_bytes:
+                break
+            answer = resolve(name)
+            if isinstance(answer, Flight):
+                guess.coming[answer.outcome] = answer
+                self._coming[guess.root, name] = guess, answer
+            while len(guess.coming) >= _PARALLEL:
+                brought_bytes += await self._land(guess)
+        while guess.coming:
+            brought_bytes += await self._land(guess)
+        took_s = self._clock() - began_s
+        if brought_bytes and took_s > 0:
+            self.bytes_per_s = brought_bytes / took_s
+
+    async def _land(self, guess: _Guess) -> int:
+        """Wait until some have landed; returns how many bytes they brought."""
+        landed, _ = await asyncio.wait(guess.coming, return_when=asyncio.FIRST_COMPLETED)
+        total_bytes = 0
+        for outcome in landed:
+            flight, answer = guess.coming.pop(outcome), outcome.result()
+            place = guess.root, flight.name
+            if not answer.ready or answer == READY_HERE:
+                self._coming.pop(place, None)
+                continue
+            total_bytes += flight.total_bytes
+            if place in self._coming:
+                brought = guess.brought(flight, answer.compile_s)
+                is_asked_for = flight.name in guess.run.modules  # a rank was faster: no guess any more
+                self._coming.pop(place) if is_asked_for else self._has_come(place, brought)
+        return total_bytes
+
+    def _has_come(self, place: _Place, brought: Brought) -> None:
+        self._coming.pop(place, None)
+        self._metrics.prefetched_bytes.labels(brought.source).inc(brought.size_bytes)
+        self._brought[place] = brought

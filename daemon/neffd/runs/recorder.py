@@ -1,0 +1,199 @@
+"""Which modules each run used, in order of first use. Plain objects with an injected clock."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+from neff.keys import ModuleName
+from neffd.runs.identity import Identity
+
+LOCAL, FETCHED, PREFETCHED, COMPILED, ASKED = "local", "fetched", "prefetched", "compiled", "asked"
+
+# A run of which nothing is heard for this long, and that nobody is connected for, has ended.
+IDLE_S = 300.0
+# How often remotes are told of a run that goes on: so that it travels with the entries that it has just made.
+OFFER_EVERY_S = 5.0
+# A manifest is written anew each time: the longer it is, the more seldom.
+_OFFER_MODULE_S = 0.01
+# In one run, in all that go on together, and how many these may be while nobody is connected for them.
+MAX_MODULES = 10_000
+MAX_ALL_MODULES = 200_000
+MAX_RUNS = 1_000
+
+
+@dataclass(slots=True)
+class Used:
+    """One module of a run: where it was used, and how it came there."""
+
+    root: str
+    how: str
+    position: int
+    size_bytes: int | None = None
+    compile_s: float | None = None
+
+
+@dataclass(eq=False)
+class Run:
+    """One run; times are monotonic seconds but for `began_at`, which is the wall clock's.
+
+    Attributes:
+        number: the recorder's own, or the database's once it is there.
+        is_expected: whether anything is known of what it will need; None while that is being found out.
+        last_fetched: cache directory, module, and the remote that it came from.
+        followed: modules whose company was fetched with them.
+        offered: how many modules it had when it was last offered as a manifest, which was at `offered_s`.
+        changed: what is not written down yet.
+    """
+
+    identity: Identity
+    began_at: float
+    heard_s: float
+    offered_s: float
+    row: int | None = None
+    modules: dict[ModuleName, Used] = field(default_factory=dict)
+    connections: set[int] = field(default_factory=set)
+    changed: set[ModuleName] = field(default_factory=set)
+    has_ended: bool = False
+    is_written: bool = False
+    offered: int = 0
+    is_expected: bool | None = None
+    last_fetched: tuple[str, ModuleName, str] | None = None
+    followed: set[ModuleName] = field(default_factory=set)
+
+    @property
+    def saved_s(self) -> float:
+        """The compile seconds that fetching saved."""
+        return sum(used.compile_s or 0.0 for used in self.modules.values() if used.how in (FETCHED, PREFETCHED))
+
+    def counts(self) -> dict[str, float]:
+        """How many modules came how, and what that saved."""
+        how = Counter(used.how for used in self.modules.values())
+        return {
+            "modules": len(self.modules),
+            LOCAL: how[LOCAL],
+            FETCHED: how[FETCHED] + how[PREFETCHED],
+            PREFETCHED: how[PREFETCHED],
+            COMPILED: how[COMPILED],
+            "saved_s": round(self.saved_s, 3),
+        }
+
+
+class Recorder:
+    """The runs that go on.
+
+    Args:
+        clock: monotonic seconds.
+        wall: seconds since the epoch.
+    """
+
+    def __init__(self, clock: Callable[[], float], wall: Callable[[], float]) -> None:
+        self._clock = clock
+        self._wall = wall
+        self._runs: dict[str, Run] = {}
+        self._modules = 0
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self._runs.values())
+
+    def resume(self, runs: Iterable[Run]) -> None:
+        """Go on with runs of an earlier life."""
+        self._runs |= {run.identity.instance: run for run in runs}
+        self._modules = sum(len(run.modules) for run in self._runs.values())
+
+    def joined(self, identity: Identity, connection: int | None = None) -> tuple[Run, bool]:
+        """A process of a run is there; its run, and whether that has just begun."""
+        run = self._runs.get(identity.instance)
+        is_new = run is None
+        if run is None:
+            now_s = self._clock()
+            run = self._runs[identity.instance] = Run(identity, self._wall(), now_s, now_s)
+        elif identity != run.identity:
+            is_new = _told_more(run, identity)
+        if connection is not None:
+            run.connections.add(connection)
+        run.heard_s = self._clock()
+        return run, is_new
+
+    def left(self, run: Run, connection: int) -> None:
+        """That connection has ended."""
+        run.connections.discard(connection)
+        run.heard_s = self._clock()
+
+    def used(
+        self,
+        run: Run,
+        root: str,
+        name: ModuleName,
+        how: str,
+        *,
+        size_bytes: int | None = None,
+        compile_s: float | None = None,
+    ) -> bool:
+        """Note that the run used a module; true if that says something new."""
+        run.heard_s = self._clock()
+        known = run.modules.get(name)
+        if known is None:
+            if len(run.modules) >= MAX_MODULES or self._modules >= MAX_ALL_MODULES:
+                return False
+            run.modules[name] = Used(root, how, len(run.modules), size_bytes, compile_s)
+            self._modules += not run.has_ended
+        elif known.how == ASKED and how != ASKED:
+            known.how, known.root = how, root
+            known.size_bytes, known.compile_s = size_bytes or known.size_bytes, compile_s or known.compile_s
+        else:
+            return False
+        run.changed.add(name)
+        return True
+
+    def compiled(self, root: str, name: ModuleName, seconds: float) -> None:
+        """A process of this host has compiled a module: it did so for whoever had asked for it."""
+        for run in self._runs.values():
+            used = run.modules.get(name)
+            if used is not None and used.how in (ASKED, LOCAL) and used.root == root and used.compile_s is None:
+                used.how, used.compile_s = COMPILED, seconds
+                run.changed.add(name)
+
+    def end(self, run: Run) -> None:
+        """The run is over."""
+        run.has_ended, run.is_written = True, False
+        if self._runs.get(run.identity.instance) is run:
+            del self._runs[run.identity.instance]
+            self._modules -= len(run.modules)
+
+    def over(self) -> list[Run]:
+        """Runs that have ended without saying so; of more than there may be, the most silent ones too."""
+        since_s, surplus = self._clock() - IDLE_S, len(self._runs) - MAX_RUNS
+        silent = sorted((run for run in self._runs.values() if not run.connections), key=lambda run: run.heard_s)
+        return [run for number, run in enumerate(silent) if number < surplus or run.heard_s < since_s]
+
+    def grown(self) -> list[Run]:
+        """Runs that go on, have met new modules, and were not told of just now."""
+        now_s = self._clock()
+        return [
+            run
+            for run in self._runs.values()
+            if len(run.modules) > run.offered
+            and now_s - run.offered_s > OFFER_EVERY_S + _OFFER_MODULE_S * len(run.modules)
+        ]
+
+    def recent(self, within_s: float) -> list[Run]:
+        """Runs that somebody is connected for, or of which something was heard in the last `within_s` seconds."""
+        since_s = self._clock() - within_s
+        return [run for run in self._runs.values() if run.connections or run.heard_s > since_s]
+
+
+def _told_more(run: Run, identity: Identity) -> bool:
+    """Another process says otherwise what its run is; whether it is another one now."""
+    is_other = bool(identity.run_key) and identity.run_key != run.identity.run_key and not run.modules
+    named = identity if is_other else run.identity  # the launcher's greeting came after a rank's
+    is_private = run.identity.is_private or identity.is_private
+    if is_private and not run.identity.is_private:
+        run.changed |= run.modules.keys()
+    run.identity = replace(named, is_private=is_private)
+    run.is_written = False
+    return is_other

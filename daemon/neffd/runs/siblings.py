@@ -1,0 +1,70 @@
+"""Which entries of a remote were published together: what one run made, the next one of its kind needs as a whole.
+
+Only used where no manifest tells what a run is going to need, as with repos that were filled by other tools.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from neff.keys import ModuleName
+from neffd.catalog.catalog import Catalog
+from neffd.remotes.base import Remote, RemoteUnavailable
+
+# Asked once for each state of a remote: a few requests, whatever it holds.
+MAX_KEYS = 3_000
+# More than this at once was no run's work.
+MAX_GROUP = 500
+
+
+class Source(Protocol):
+    """A remote with what is known of it: `neffd.fetch.fetcher.Source`."""
+
+    @property
+    def remote(self) -> Remote: ...
+
+    @property
+    def catalog(self) -> Catalog: ...
+
+
+class Siblings:
+    """Knows, for the present state of each remote, what came together."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[str, str], tuple[str | None, dict[str, str]]] = {}
+        self._asking = asyncio.Lock()
+
+    async def of(self, source: Source, name: ModuleName) -> list[ModuleName]:
+        """The others that came to the remote together with `name`, as they are listed. Never raises."""
+        groups = await self._known(source, name)
+        group = groups.get(name.key)
+        if group is None:
+            return []
+        together = [ModuleName(name.namespace, key) for key, other in groups.items() if other == group]
+        return [other for other in together if other != name] if len(together) <= MAX_GROUP else []
+
+    async def _known(self, source: Source, name: ModuleName) -> dict[str, str]:
+        place, version = (source.remote.name, name.namespace), source.catalog.version(name.namespace)
+        async with self._asking:
+            known = self._groups.get(place)
+            if known is not None and known[0] == version and name.key in known[1]:
+                return known[1]
+            keys = _around(name.key, sorted(source.catalog.keys_of(name.namespace)))
+            try:
+                groups = dict(await source.remote.published_with(name.namespace, keys))
+            except RemoteUnavailable:
+                groups = {}
+            groups.setdefault(name.key, "")  # not asked again for this version
+            self._groups[place] = version, {key: group for key, group in groups.items() if group or key == name.key}
+            return groups
+
+
+def _around(key: str, keys: Sequence[str]) -> Sequence[str]:
+    """As many as may be asked, `key` among them."""
+    if len(keys) <= MAX_KEYS:
+        return keys
+    position = keys.index(key) if key in keys else 0
+    start = max(0, min(position - MAX_KEYS // 2, len(keys) - MAX_KEYS))
+    return keys[start : start + MAX_KEYS]

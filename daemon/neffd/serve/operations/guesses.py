@@ -1,0 +1,121 @@
+"""`prefetch` without names: what a run is going to need, or what remotes hold of a compiler version."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from typing import Protocol
+
+from neff.keys import ModuleName, is_namespace
+from neff.protocol import Message
+from neffd.fetch.flight import Answer, Flight
+from neffd.runs import plans
+from neffd.runs.identity import Identity
+from neffd.runs.plans import Expected
+from neffd.serve.following import answer_with, finish, progress
+from neffd.serve.operations.runs import identity_in
+from neffd.serve.session import BadRequest, Resolver, Session
+from neffd.tasks import Tasks
+
+_PARALLEL = 32
+_PREFIX = "neuronxcc-"
+_ALIVE_S = 1.0
+
+
+class Guesser(Protocol):
+    """Who knows what is going to be needed."""
+
+    tasks: Tasks
+
+    def expected(self, identity: Identity) -> Awaitable[Expected]:
+        """What a run is going to need."""
+
+    def listed(self, namespace: str) -> Awaitable[list[ModuleName]]:
+        """What remotes hold of a compiler version."""
+
+    def resolver_for(self, name: ModuleName) -> Resolver | None:
+        """Where a name without a cache directory is fetched to."""
+
+
+def prefetch_guessed(guesser: Guesser, session: Session, number: int, message: Message) -> None:
+    """Serve a `prefetch` that holds `run` or `compiler`; raises BadRequest."""
+    most_bytes = message.get("max_bytes")
+    if most_bytes is not None and (type(most_bytes) is not int or most_bytes < 0):
+        raise BadRequest("bad-request", "max_bytes must be a number of bytes")
+    wanted = guesser.expected(identity_in(message)) if "run" in message else _by_compiler(guesser, message)
+    bringing = _Bringing(guesser, session, number, most_bytes, is_awaited=bool(message.get("wait")))
+    session.start(bringing.begin(wanted), "prefetch")
+
+
+def _by_compiler(guesser: Guesser, message: Message) -> Awaitable[Expected]:
+    text = message.get("compiler")
+    namespace = text if isinstance(text, str) and text.startswith(_PREFIX) else f"{_PREFIX}{text}"
+    if not is_namespace(namespace):
+        raise BadRequest("bad-request", "compiler must be a version such as 2.20.9961.0+0acef03a")
+
+    async def listed() -> Expected:
+        names = await guesser.listed(namespace)
+        return Expected({name: plans.nothing_known(name) for name in names}, plans.SAME_KEY)
+
+    return listed()
+
+
+class _Bringing:
+    """One request under way; a client that does not wait is told no more than what there is."""
+
+    def __init__(
+        self, guesser: Guesser, session: Session, number: int, most_bytes: int | None, *, is_awaited: bool
+    ) -> None:
+        self._guesser = guesser
+        self._session = session
+        self._resolver = session.resolver
+        self._number = number
+        self._left_bytes = float("inf") if most_bytes is None else most_bytes
+        self._is_awaited = is_awaited
+
+    async def begin(self, wanted: Awaitable[Expected]) -> None:
+        """Say what there is, and bring it: for somebody who waits, or behind."""
+        began_at = time.perf_counter()
+        expected = await wanted
+        told = {"modules": len(expected.modules), "sure": expected.sure, "from": list(expected.sources)}
+        self._session.reply(self._number, plan=told)
+        if self._is_awaited:
+            await self._bring(expected)
+        else:
+            self._guesser.tasks.start(self._bring(expected), name=f"prefetch-{id(self)}")
+        finish(self._session, self._number, began_at)
+
+    async def _bring(self, expected: Expected) -> None:
+        """In order, a part at a time."""
+        flights: dict[asyncio.Future[Answer], Flight] = {}
+        for name, module in expected.modules.items():
+            if self._left_bytes <= 0 or (module.size_bytes or 0) > self._left_bytes:
+                break
+            answer = self._resolve(name)
+            if isinstance(answer, Flight):
+                flights[answer.outcome] = answer
+            else:
+                self._tell(name, answer)
+            while len(flights) >= _PARALLEL:
+                await self._land(flights)
+        while flights:
+            await self._land(flights)
+
+    def _resolve(self, name: ModuleName) -> Answer | Flight:
+        resolver = self._resolver or self._guesser.resolver_for(name)
+        return resolver.resolve(name, urgent=False) if resolver is not None else Answer(False, "no-cache-dir")
+
+    async def _land(self, flights: dict[asyncio.Future[Answer], Flight]) -> None:
+        landed, _ = await asyncio.wait(flights, timeout=_ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
+        for outcome in landed:
+            flight = flights.pop(outcome)
+            self._left_bytes -= flight.own_bytes  # what a manifest says of sizes is only somebody's word
+            self._tell(flight.name, outcome.result())
+        if not landed and self._is_awaited:
+            flight = next(iter(flights.values()))
+            self._session.reply(self._number, name=str(flight.name), **progress(flight))
+
+    def _tell(self, name: ModuleName, answer: Answer) -> None:
+        if self._is_awaited:
+            answer_with(self._session, self._number, {"name": str(name)}, answer)
