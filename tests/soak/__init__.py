@@ -1,1 +1,1 @@
-"""`make soak`: an hour of mixed work against a faulty Hub (SOAK_S shortens it), ended by a line of figures."""
+"""`make soak`: hosts and trainers killed at random under a faulty Hub; ends with a line of figures."""
