@@ -35,7 +35,7 @@ test: .venv/installed ## run the tests; ARGS are passed on to pytest
 matrix: .venv/installed ## every cell of the Hub's fault matrix
 	$(BIN)/python -m pytest tests/matrix --every-cell $(ARGS)
 
-soak: .venv/installed ## mixed work against a faulty Hub for SOAK_S seconds (default 3600)
+soak: .venv/installed ## hosts and trainers killed at random under a faulty Hub for SOAK_S seconds (default 3600)
 	$(BIN)/python -m tests.soak
 
 # optimum-neuron wants Python 3.10 or 3.11: make interop INTEROP_PYTHON=python3.11

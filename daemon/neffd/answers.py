@@ -17,6 +17,9 @@ from neffd.compiles.keeper import Keeper
 from neffd.managed import ManagedRoot
 from neffd.remote_list import RemoteList
 from neffd.resources import Resources
+from neffd.runs.identity import Identity
+from neffd.runs.jobs import Jobs
+from neffd.runs.plans import Expected
 from neffd.serve.session import Resolver
 from neffd.serve.status import counters
 
@@ -34,17 +37,20 @@ class Answers:
         roots: Sequence[ManagedRoot],
         remotes: RemoteList,
         keeper: Keeper,
+        jobs: Jobs,
         *,
         is_stopping: Callable[[], bool],
     ) -> None:
         self.metrics = shared.metrics
         self.tasks = shared.tasks
         self._config = shared.config
+        self._problems = shared.problems
         self._clock = shared.clock
         self._began_at = shared.clock()
         self._roots = roots
         self._remotes = remotes
         self._keeper = keeper
+        self._jobs = jobs
         self._is_stopping = is_stopping
 
     def find_root(self, hello: Message) -> tuple[Resolver | None, str | None, str | None]:
@@ -57,6 +63,7 @@ class Answers:
             root = managed.root
             # By its path only where the client sees no directory yet: a container may have another one of that name.
             if identity == root.identity() or (identity == (None, None) and path == str(root.path)):
+                self._remotes.expect_questions()
                 return managed.fetcher, str(root.path), self._remotes.use_client_repo(hello.get("repo"))
         return None, None, "other-cache-dir"
 
@@ -68,6 +75,14 @@ class Answers:
         """For each bare key the names under which some remote holds it; without those that nobody can tell of."""
         return await self._remotes.full_names(keys)
 
+    async def expected(self, identity: Identity) -> Expected:
+        """What a run is going to need, as far as earlier ones tell."""
+        return await self._jobs.expected(identity)
+
+    async def listed(self, namespace: str) -> list[ModuleName]:
+        """What remotes hold of a compiler version, as far as they answer."""
+        return await self._remotes.listed(namespace)
+
     async def flush(self, timeout_s: float, progress: Callable[[int], None]) -> tuple[int, list[dict[str, str]]]:
         """Look once more, send what waits, until nothing does or `timeout_s` has passed."""
         began = self._clock()
@@ -77,7 +92,7 @@ class Answers:
         for managed in self._roots:
             await managed.collector.scan_now()
         shown = -1
-        while (pending := self._pending()) and self._clock() < deadline:
+        while ((pending := self._pending()) or self._remotes.companions_ready) and self._clock() < deadline:
             if pending != shown:
                 progress(pending)
                 shown = pending
@@ -98,6 +113,7 @@ class Answers:
             "pid": os.getpid(),
             "uptime_s": round(now - self._began_at, 1),
             "state": "stopping" if self._is_stopping() else "running",
+            "problems": self._problems.status(),
             "cache_dirs": [managed.status() for managed in self._roots],
             "remotes": [remote.status() for remote in self._remotes],
             "orphaned": [{"remote": remote, "waiting": len(names)} for remote, names in self._remotes.orphans.items()],
@@ -113,12 +129,14 @@ class Answers:
                 for flight in managed.fetcher.flights.under_way()
             ],
             "compiling": self._keeper.status(),
+            "runs": self._jobs.status(),
             "counters": counters(self.metrics),
         }
 
     def health(self) -> list[str]:
         """Why the daemon cannot do its work; a remote that is away is no such reason."""
         reasons = ["stopping"] if self._is_stopping() else []
+        reasons += [f"{problem['reason']}: {problem['detail']}" for problem in self._problems.status()]
         return reasons + [
             f"{managed.root.path}: {problem}" for managed in self._roots for problem in managed.problems.fatal()
         ]

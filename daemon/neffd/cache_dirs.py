@@ -38,7 +38,7 @@ def manage(
     space = _space(shared, remotes, root, problems, is_settling=lambda name: collector.is_settling(name))
     fetcher = _fetcher(shared, remotes, root, problems, space, others)
     fetch_calmly = functools.partial(fetcher.resolve, urgent=False)
-    root_care = care.look_after(root, config, trust, fetch=fetch_calmly, on_problem=problems.note)
+    root_care = care.look_after(root, config, trust, fetch=fetch_calmly, problems=problems)
 
     def is_taken(name: ModuleName, item: Item, audience: Collection[str]) -> None:
         care.taken(name, audience)
@@ -60,8 +60,7 @@ def manage(
         on_look=lambda name, looks: root_care.saw(name, looks) if space.saw(name, looks) else None,
         on_scanned=space.scanned,
         compile_s=root_care.compile_s,
-        on_problem=problems.note,
-        on_healed=problems.over,
+        problems=problems,
         clock=shared.clock,
     )
     return ManagedRoot(root, fetcher, collector, space, problems)
@@ -110,6 +109,5 @@ def _fetcher(
         stall_s=shared.config.fetch.stall_s,
         elsewhere=others,
         clock=shared.clock,
-        on_problem=problems.note,
-        on_healed=problems.over,
+        problems=problems,
     )

@@ -25,7 +25,15 @@ from neffd.config_defaults import (
     default_state_dir,
     hub_endpoint,
 )
-from neffd.config_sections import FailuresConfig, FetchConfig, LocksConfig, Section, StoreConfig, UploadConfig
+from neffd.config_sections import (
+    FailuresConfig,
+    FetchConfig,
+    LocksConfig,
+    RunsConfig,
+    Section,
+    StoreConfig,
+    UploadConfig,
+)
 from neffd.config_sources import Key, Merged, Problem, nearest, read, shown, without_secrets
 from neffd.config_values import Address, RemoteKind, RemoteUrl, parse_remote_url
 from neffd.errors import ConfigError
@@ -43,6 +51,7 @@ class RemoteConfig(Section):
     mirror: bool = False
     poll_s: Annotated[float, values.seconds(86_400)] = 30.0
     allow_public: bool = False
+    allow_private_models: bool = False
     endpoint: values.Endpoint = None
     token_file: values.OptionalPath = None
     anonymous: bool = False
@@ -114,6 +123,7 @@ class Config(Section):
     log_level: values.LogLevel = "info"
     upload: UploadConfig = UploadConfig()
     fetch: FetchConfig = FetchConfig()
+    runs: RunsConfig = RunsConfig()
     failures: FailuresConfig = FailuresConfig()
     locks: LocksConfig = LocksConfig()
     store: StoreConfig = StoreConfig()

@@ -45,6 +45,13 @@ class FetchConfig(Section):
     pending: bool = True
 
 
+class RunsConfig(Section):
+    """What is done for jobs as a whole."""
+
+    prefetch: bool = True
+    max_prefetch_bytes: values.SizeBytes = 10 * 2**30
+
+
 class FailuresConfig(Section):
     """What is done about failed compiles."""
 

@@ -65,7 +65,7 @@ class ManagedRemote:
             "name": self.remote.name,
             "url": self.config.url,
             "mode": self.config.mode,
-            "available": self.catalog.trouble is None,
+            "available": self.catalog.is_available,
             "reason": trouble,
             "can_write": bool(pusher.access and pusher.access.can_write) if pusher else False,
             "breaker": {
@@ -80,4 +80,5 @@ class ManagedRemote:
                 "parked_count": len(parked),
                 "parked": [{"name": str(kept.name), "reason": kept.reason} for kept in parked[:_PARKED_SHOWN]],
             },
+            "manifests": pusher.companions_status() if pusher else None,
         }

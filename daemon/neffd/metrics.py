@@ -29,6 +29,14 @@ class Metrics:
         )
         self.fetched_entries = self._remote_counter("neffd_fetched_entries", "Entries fetched and placed.")
         self.fetched_bytes = self._remote_counter("neffd_fetched_bytes", "Bytes of entries fetched and placed.")
+        self.saved_s = self._remote_counter(
+            "neffd_saved_seconds", "Compile time that runs were spared by what a remote held, where it is known."
+        )
+        self.prefetched_bytes = self._source_counter("neffd_prefetched_bytes", "Brought before a run asked for it.")
+        self.prefetch_used_bytes = self._source_counter("neffd_prefetch_used_bytes", "Of that, what a run then used.")
+        self.prefetch_wasted_bytes = self._source_counter(
+            "neffd_prefetch_wasted_bytes", "Of that, what a run had not used when it ended."
+        )
         self.published_entries = self._remote_counter(
             "neffd_published_entries", "Entries a remote confirmed as stored."
         )
@@ -80,6 +88,12 @@ class Metrics:
             registry=self.registry,
         )
         self.scans = Counter("neffd_scans", "Scans of cache directories.", ["why"], registry=self.registry)
+        self.stalls = Counter(
+            "neffd_stalls",
+            "Parts of the daemon that gave no sign of life for too long: event-loop, database, workers, scan.",
+            ["part"],
+            registry=self.registry,
+        )
         self.evicted_entries = Counter("neffd_evicted_entries", "Entries removed to make room.", registry=self.registry)
         self.evicted_bytes = Counter(
             "neffd_evicted_bytes", "Bytes of entries removed to make room.", registry=self.registry
@@ -96,10 +110,33 @@ class Metrics:
             registry=self.registry,
         )
         self.connections = Gauge("neffd_connections", "Clients connected now.", registry=self.registry)
+        self.tasks = Gauge("neffd_tasks", "Tasks of the event loop that have not ended.", registry=self.registry)
         self.journal_waiting = Gauge(
             "neffd_journal_waiting", "Entries that still have to reach a remote.", ["remote"], registry=self.registry
         )
 
+        self.manifests_read = self._remote_counter("neffd_manifests_read", "Run manifests read from a remote.")
+        self.manifests_refused = Counter(
+            "neffd_manifests_refused",
+            "Files among a remote's run manifests that are none, or not to be used.",
+            ["remote", "reason"],
+            registry=self.registry,
+        )
+        self.manifests_published = self._remote_counter(
+            "neffd_manifests_published", "Run manifests that a remote confirmed."
+        )
+        self.manifests_given_up = Counter(
+            "neffd_manifests_given_up",
+            "Run manifests that a remote refused several times.",
+            ["remote", "reason"],
+            registry=self.registry,
+        )
+        self.manifests_waiting = Gauge(
+            "neffd_manifests_waiting",
+            "Runs of which a remote has still to be told.",
+            ["remote"],
+            registry=self.registry,
+        )
         self._breakers = Gauge(
             "neffd_remote_breaker",
             "Whether a remote is given a rest on that side: 0 closed, 1 half-open, 2 open.",
@@ -117,6 +154,9 @@ class Metrics:
 
     def _cache_gauge(self, name: str, text: str) -> Gauge:
         return Gauge(name, text, ["cache_dir"], registry=self.registry)
+
+    def _source_counter(self, name: str, text: str) -> Counter:
+        return Counter(name, text, ["source"], registry=self.registry)
 
     def _remote_counter(self, name: str, text: str) -> Counter:
         return Counter(name, text, ["remote"], registry=self.registry)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
+from neff import keys
 from neff.keys import ModuleName
 from neffd.breaker import Breakers
-from neffd.catalog.catalog import Catalog
+from neffd.catalog.catalog import CHECK_LIMIT_S, Catalog
 from neffd.catalog.saved import SavedListings
 from neffd.config import RemoteConfig
 from neffd.fetch.fetcher import Source
@@ -20,6 +21,7 @@ from neffd.publish.push import Pusher
 from neffd.remotes.base import PublishResult, Remote, RemoteUnavailable
 from neffd.remotes.opening import open_remote
 from neffd.resources import Resources
+from neffd.runs.library import Library
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,8 @@ class RemoteList:
     Attributes:
         sources: what fetchers ask, in the order of preference; changes in place when a client brings a remote.
         orphans: entries that the journal holds for remotes which nothing is pushed to.
+        library: what they know of runs.
+        is_private: whether an entry belongs to a model that is not public; set by whoever knows.
     """
 
     def __init__(self, shared: Resources) -> None:
@@ -41,6 +45,8 @@ class RemoteList:
         self._remotes: list[ManagedRemote] = []
         self.sources: list[Source] = []
         self.orphans: dict[str, list[ModuleName]] = {}
+        self.library = Library(shared.database, shared.tasks, shared.metrics, self.sources, shared.clock)
+        self.is_private: Callable[[ModuleName], bool] = lambda name: False
 
     def __iter__(self) -> Iterator[ManagedRemote]:
         return iter(self._remotes)
@@ -90,6 +96,11 @@ class RemoteList:
         self._start(managed)
         return None
 
+    def expect_questions(self) -> None:
+        """A trainer has come."""
+        for managed in self._remotes:
+            managed.catalog.expect_questions()
+
     def use_namespace(self, namespace: str) -> None:
         """A compiler version is in use on this host."""
         for managed in self._remotes:
@@ -107,15 +118,31 @@ class RemoteList:
             if managed.pusher is not None:
                 managed.pusher.flush()
 
+    def hurry(self) -> None:
+        """Send what can be sent before an end that is near."""
+        for managed in self._remotes:
+            if managed.pusher is not None:
+                managed.pusher.hurry()
+
     @property
     def waiting(self) -> int:
         """Deliveries that are queued or under way."""
         return sum(managed.pusher.waiting for managed in self._remotes if managed.pusher is not None)
 
     @property
+    def companions_ready(self) -> int:
+        """Documents that could go now."""
+        return sum(managed.pusher.companions_ready for managed in self._remotes if managed.pusher is not None)
+
+    @property
     def is_busy(self) -> bool:
         """Whether a batch is on its way."""
         return any(managed.pusher is not None and managed.pusher.is_busy for managed in self._remotes)
+
+    @property
+    def is_hopeful(self) -> bool:
+        """Whether something waits somewhere, and nothing is in its way."""
+        return any(managed.pusher is not None and managed.pusher.is_hopeful for managed in self._remotes)
 
     def parked(self) -> list[Parked]:
         """What was set aside for good, and what waits for remotes that are not there."""
@@ -146,6 +173,38 @@ class RemoteList:
         ]
         away = sum(catalog.trouble is not None for catalog in usable)
         return len(usable) - away, away
+
+    def holds(self, name: ModuleName) -> bool:
+        """Whether one that answers is known to hold an entry that can be used."""
+        return self.copies(name)[0] > 0
+
+    async def listed(self, namespace: str) -> list[ModuleName]:
+        """Everything that those which answer hold of a compiler version."""
+        await self.refresh([namespace])
+        keys = {key for _, catalog in self.catalogs() for key in catalog.keys_of(namespace)}
+        return sorted(ModuleName(namespace, key) for key in keys)
+
+    async def namespaces(self) -> list[str]:
+        """The compiler versions that those which answer in time hold entries of, newest first. Never raises."""
+        looks = [
+            self._shared.tasks.start(catalog.namespaces(), name=f"namespaces-{remote}", watched=True)
+            for remote, catalog in self.catalogs()
+        ]
+        if not looks:
+            return []
+        answered, _ = await asyncio.wait(looks, timeout=CHECK_LIMIT_S)
+        found = {namespace for look in answered if look.exception() is None for namespace in look.result()}
+        return sorted(found, key=keys.compiler_version, reverse=True)
+
+    async def refresh(self, namespaces: Collection[str]) -> None:
+        """Bring what is known of compiler versions up to date, as far as the remotes answer in time. Never raises."""
+        looks = [
+            self._shared.tasks.start(catalog.refresh(namespace), name=f"refresh-{remote}", watched=True)
+            for remote, catalog in self.catalogs()
+            for namespace in namespaces
+        ]
+        if looks:
+            await asyncio.wait(looks, timeout=CHECK_LIMIT_S)
 
     async def full_names(self, keys: Collection[str]) -> dict[str, list[ModuleName]]:
         """For each bare key the names under which some remote holds it; every remote is looked at once.
@@ -200,6 +259,8 @@ class RemoteList:
         shared, upload = self._shared, self._shared.config.upload
         shared.metrics.watch_breaker(remote.name, "write", breakers.write)
 
+        manifests = self.library.outgoing(config, upload, Source(remote, catalog))
+
         def delivered(name: ModuleName, outcome: str) -> None:
             shared.care.delivered(remote.name, name, outcome)
             if outcome in _IS_THERE:
@@ -212,6 +273,9 @@ class RemoteList:
             Limits(upload.quiet_s, upload.max_delay_s, upload.max_bytes, upload.max_files),
             allow_public=config.allow_public,
             existing=upload.existing,
+            allow_private_models=config.allow_private_models,
+            is_private=lambda name: self.is_private(name),
+            companions=manifests,
             is_refused=lambda name: shared.refusals.stands(catalog, name, look=True),
             writes=breakers.write,
             on_outcome=delivered,

@@ -11,6 +11,7 @@ from neffd.config import Config
 from neffd.fetch.refusals import Refusals
 from neffd.metrics import Metrics
 from neffd.publish.journal import Journal
+from neffd.serve.status import Problems
 from neffd.slots import Line
 from neffd.store.database import Database
 from neffd.store.index import Index
@@ -19,7 +20,10 @@ from neffd.tasks import Tasks
 
 @dataclass(frozen=True)
 class Resources:
-    """`workers` are threads for what blocks, `line` is where fetches wait for their turn, `clock` is monotonic."""
+    """`workers` are threads for what blocks, `line` is where fetches wait for their turn, `clock` is monotonic.
+
+    `problems` are those of the daemon itself, not of one cache directory.
+    """
 
     config: Config
     clock: Callable[[], float]
@@ -32,3 +36,4 @@ class Resources:
     journal: Journal
     refusals: Refusals
     care: Care
+    problems: Problems

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import importlib
 import logging
 import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neff.keys import ModuleName
 from neffd import __version__, cache_dirs
@@ -19,6 +21,7 @@ from neffd.compiles.board import Place
 from neffd.compiles.building import keeper_of
 from neffd.compiles.keeper import Keeper
 from neffd.config import Config
+from neffd.fetch.flight import Answer
 from neffd.fetch.refusals import Refusals
 from neffd.managed import ManagedRoot
 from neffd.metrics import Metrics
@@ -27,12 +30,15 @@ from neffd.publish import receipt
 from neffd.publish.journal import Journal
 from neffd.remote_list import RemoteList
 from neffd.resources import Resources
-from neffd.serve.http import HttpServer
+from neffd.runs.jobs import Jobs
+from neffd.selfcheck import SelfCheck
 from neffd.serve.listener import Listener
 from neffd.serve.operations import standard
 from neffd.serve.operations.compiles import of_keeper
+from neffd.serve.operations.runs import of_runs
 from neffd.serve.operations.why import Why
 from neffd.serve.session import Operation, Session
+from neffd.serve.status import Problems
 from neffd.slots import Line
 from neffd.store import workdirs
 from neffd.store.database import Database
@@ -40,6 +46,9 @@ from neffd.store.index import Index
 from neffd.store.root import CacheRoot
 from neffd.store.staging import clean_staging, own_staging
 from neffd.tasks import Tasks
+
+if TYPE_CHECKING:
+    from neffd.serve.http import HttpServer
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +58,7 @@ _FINISH_S = 6.0
 _CANCEL_S = 2.0
 _DAY_S = 86_400.0
 # Without one of these the daemon would go on half alive.
-_VITAL_TASKS = ("collect-", "fetcher-", "space-", "database", "catalog-", "push-", "keeper")
+_VITAL_TASKS = ("collect-", "fetcher-", "space-", "database", "catalog-", "push-", "keeper", "check-")
 
 
 class Service:
@@ -77,15 +86,20 @@ class Service:
         notifier = notifier or Notifier({})
         self._shared = self._resources()
         self._remotes = RemoteList(self._shared)
+        self._selfcheck = self._make_selfcheck()
         try:
+            self._selfcheck.start(self._tasks)
             await self._start()
             self._tasks.start(notifier.keep_alive(), name="watchdog")
             notifier.send("READY=1")
+            _look_for_garbage()
             log.info("ready")
             await self._stop.wait()
         finally:
             notifier.send("STOPPING=1")
+            self._selfcheck.stopping()
             await self._shut_down()
+            self._selfcheck.stop()
         return self._exit_code
 
     def _resources(self) -> Resources:
@@ -95,6 +109,7 @@ class Service:
             with contextlib.suppress(RuntimeError):  # the loop has ended; so have we
                 loop.call_soon_threadsafe(self._on_crash, "database", error)
 
+        self._metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         config, database = self._config, Database(self._config.state_dir, on_damage)
         index = Index(database)
         return Resources(
@@ -108,6 +123,7 @@ class Service:
             index=index,
             journal=Journal(database, index),
             refusals=Refusals(database),
+            problems=Problems("neffd"),
             care=Care(
                 database, self._metrics, self._workers, self._tasks, lambda: self._remotes.catalogs(), self._clock
             ),
@@ -122,13 +138,30 @@ class Service:
             cache_dirs.manage(self._shared, self._remotes, root, others=lambda: roots, on_unlocked=self._unlocked)
             for root in roots
         ]
+        self._jobs = self._make_jobs()
+        self._remotes.is_private = self._jobs.is_private
         self._keeper = self._make_keeper()
+        await self._jobs.load()
         await self._remotes.find_orphans()
-        answers = Answers(self._shared, self._roots, self._remotes, self._keeper, is_stopping=self._stop.is_set)
+        answers = Answers(
+            self._shared, self._roots, self._remotes, self._keeper, self._jobs, is_stopping=self._stop.is_set
+        )
         await self._serve(answers)
         self._start_tasks()
+        await self._serve_pages(answers)
         served, remotes = [str(root.path) for root in roots], [managed.remote.name for managed in self._remotes]
         log.info("neffd %s serves %s on %s, remotes %s", __version__, served, self._config.socket, remotes)
+
+    def _make_selfcheck(self) -> SelfCheck:
+        shared = self._shared
+        return SelfCheck(
+            shared.database,
+            self._workers,
+            self._metrics,
+            collectors=lambda: [(managed.collector, managed.problems) for managed in self._roots],
+            problems=shared.problems,
+            clock=self._clock,
+        )
 
     async def _tidy_up(self, roots: list[CacheRoot]) -> None:
         """Take the cache directories over from an earlier life, however that ended."""
@@ -143,8 +176,26 @@ class Service:
         for root in roots:
             await self._in_worker(clean_staging, root, pinned)
 
+    def _make_jobs(self) -> Jobs:
+        shared, runs = self._shared, self._config.runs
+        return Jobs(
+            shared.database,
+            shared.index,
+            self._metrics,
+            self._tasks,
+            self._workers,
+            places=lambda: self._roots,
+            holds=self._remotes.holds,
+            namespaces=self._remotes.namespaces,
+            refresh=self._remotes.refresh,
+            library=self._remotes.library,
+            sources=self._remotes.sources,
+            prefetch=runs.prefetch,
+            most_bytes=runs.max_prefetch_bytes,
+            clock=self._clock,
+        )
+
     def _make_keeper(self) -> Keeper:
-        history = self._shared.care.history
         return keeper_of(
             self._roots,
             self._config.locks,
@@ -153,27 +204,48 @@ class Service:
             self._tasks,
             self._metrics,
             self._workers,
-            on_compiled=lambda place, pid, uid, seconds: history.compiled(*place, pid, uid, seconds),
+            on_compiled=self._compiled,
+            on_lock_removed=lambda place, proof: self._shared.care.history.note(*place, "lock-removed", why=proof),
             clock=self._clock,
         )
 
+    def _compiled(self, place: Place, pid: int, uid: int, seconds: float) -> None:
+        self._shared.care.history.compiled(*place, pid, uid, seconds)
+        self._jobs.compiled(*place, seconds)
+
     async def _serve(self, answers: Answers) -> None:
         locks = of_keeper(self._keeper, waits=self._config.locks.wait)
-        operations: dict[str, Operation] = {**standard(answers), "why": Why(self._shared.care), **locks}
-        await self._listener.start(lambda: Session(answers, operations, self._shared.care.tell))
+        operations: dict[str, Operation] = {
+            **standard(answers),
+            "why": Why(self._shared.care),
+            **locks,
+            **of_runs(self._jobs),
+        }
+        await self._listener.start(lambda: Session(answers, operations, self._tell, self._jobs.greeted))
+
+    def _tell(self, session: Session, name: ModuleName, answer: Answer) -> Answer:
+        self._jobs.told(session, name, answer)
+        return self._shared.care.tell(session, name, answer)
+
+    async def _serve_pages(self, answers: Answers) -> None:
+        """Last, since loading aiohttp takes as long as all else: trainers are answered meanwhile."""
         if self._config.http is not None:
-            self._http = HttpServer(answers, self._metrics)
+            pages = await self._in_worker(importlib.import_module, "neffd.serve.http")
+            self._http = pages.HttpServer(answers, self._metrics)
             await self._http.start(self._config.http.host, self._config.http.port)
 
     def _start_tasks(self) -> None:
         tasks = self._tasks
         self._shared.care.start()
         tasks.start(self._keeper.run(), name="keeper")
+        tasks.start(self._jobs.run(), name="jobs")
         for managed in self._roots:
             tasks.start(managed.collector.run(), name=f"collect-{managed.root.path}")
             tasks.start(managed.fetcher.run(), name=f"fetcher-{managed.root.path}")
             tasks.start(managed.space.run(), name=f"space-{managed.root.path}")
         self._remotes.start()
+        if any(managed.config.repo_id for managed in self._remotes):  # before the first question has to wait for it
+            tasks.start(self._in_worker(importlib.import_module, "aiohttp"), name="load-aiohttp")
         days = self._config.store.clear_workdirs_days
         if days is not None:
             tasks.start(workdirs.run(days * _DAY_S, self._workers), name="workdirs")
@@ -184,6 +256,7 @@ class Service:
         self._listener.stop()
         for managed in self._roots:
             managed.fetcher.stopping = True
+        self._remotes.hurry()
         deadline = self._clock() + _FINISH_S
         while self._clock() < deadline and self._is_busy():  # noqa: ASYNC110, the end is spread over many objects
             await asyncio.sleep(0.02)
@@ -194,6 +267,7 @@ class Service:
             log.warning("did not end in time: %s", ", ".join(stuck))
         await self._remotes.close()
         await self._shared.care.stop()
+        await self._jobs.write()
         self._workers.shutdown(wait=False, cancel_futures=True)
         self._shared.database.close()
         for lock in self._staging_locks:
@@ -203,7 +277,9 @@ class Service:
             log.info("stopped; %d deliveries wait in the journal for the next start", left)
 
     def _is_busy(self) -> bool:
-        return self._remotes.is_busy or any(len(managed.fetcher.flights) for managed in self._roots)
+        if self._remotes.is_busy or self._remotes.is_hopeful:
+            return True
+        return any(len(managed.fetcher.flights) for managed in self._roots)
 
     def _on_crash(self, name: str, error: BaseException) -> None:
         """Rather end with a clear message than go on half alive; systemd starts us again."""
@@ -221,3 +297,9 @@ class Service:
 
     async def _in_worker(self, work: Callable[..., Any], *args: object) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._workers, work, *args)
+
+
+def _look_for_garbage() -> None:
+    """From now on, in what was made since: what the start has loaded stays, and is much to look through."""
+    gc.freeze()
+    gc.enable()

@@ -17,6 +17,8 @@ from tests.bench.hub_reference import bench_hub
 from tests.bench.local_hits import bench_local_hits
 from tests.bench.lookups import bench_lookups
 from tests.bench.measure import Figure
+from tests.bench.runs import bench_runs
+from tests.bench.start import bench_start
 from tests.bench.waits import bench_waits
 from tests.bench.ways_down import bench_ways
 
@@ -24,6 +26,8 @@ _BENCHES = {
     "eviction": bench_eviction,
     "hits": bench_local_hits,
     "lookups": bench_lookups,
+    "runs": bench_runs,
+    "start": bench_start,
     "waits": bench_waits,
     "catalogs": bench_catalogs,
     "hub": bench_hub,

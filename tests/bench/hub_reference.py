@@ -25,12 +25,14 @@ from tests.hub.process import HubProcess
 
 _REPO = "alice/cache"
 _ENTRIES = 100
-_LATENCY_S = 0.04
+LATENCY_S = 0.04
 _HLO_BYTES = 130_000
 _NEFF_BYTES = 1_500_000
 _IN_FLIGHT = 64
 _ROUNDS = 5
 _RANKS = 32
+# As by default: the status pages are served.
+_DEFAULTS = {"http": "127.0.0.1:0"}
 # Measured once on such a Hub, for comparison.
 _REFERENCE = [
     Figure("reference: optimum-neuron 0.4.5, one rank", 40.6, "s"),
@@ -50,21 +52,11 @@ def bench_hub(folder: Path) -> list[Figure]:
     """Publish from one host, fetch on a second (all at once) and a third (one after another), and plain GETs."""
     names = [entries.module(number) for number in range(_ENTRIES)]
     with HubProcess(folder / "hub") as hub:
-        hub.seed_files(_REPO, {}, private=True)
-        token_file = folder / "token"
-        token_file.write_text(hub.token("alice"))
-        remote = {
-            "name": "hub",
-            "url": f"hf://{_REPO}",
-            "mode": "read-write",
-            "endpoint": hub.endpoint,
-            "token_file": str(token_file),
-            "poll_s": 30,
-        }
-        hub.set(latency_s=_LATENCY_S)
+        remote = remote_of(hub, folder)
+        hub.set(latency_s=LATENCY_S)
         figures = publish(Daemon(folder / "a", [remote]), hub, names)
         figures += at_once(folder, remote, hub, names)
-        in_turn_s, requests = fetch(Daemon(folder / "c", [remote]), hub, [[name] for name in names])
+        in_turn_s, requests = fetch(Daemon(folder / "c", [remote], _DEFAULTS), hub, [[name] for name in names])
         figures += [
             Figure("hub: 100 keys asked one after another", in_turn_s, "s"),
             Figure("hub: requests for them", requests, ""),
@@ -73,13 +65,37 @@ def bench_hub(folder: Path) -> list[Figure]:
     return figures + _REFERENCE
 
 
+def remote_of(hub: HubProcess, folder: Path) -> dict[str, Any]:
+    """A new private repo as a remote."""
+    hub.seed_files(_REPO, {}, private=True)
+    token_file = folder / "token"
+    token_file.write_text(hub.token("alice"))
+    return {
+        "name": "hub",
+        "url": f"hf://{_REPO}",
+        "mode": "read-write",
+        "endpoint": hub.endpoint,
+        "token_file": str(token_file),
+        "poll_s": 30,
+    }
+
+
+def fill(host: Daemon, names: list[ModuleName]) -> None:
+    """Write entries of the reference's sizes into the host's cache directory."""
+    for number, name in enumerate(names):
+        content = entries.files(name, seed=number)
+        content["model.hlo_module.pb"] = entries.neff_bytes(number + 10_000, _HLO_BYTES)
+        content["model.neff"] = entries.neff_bytes(number, _NEFF_BYTES)
+        entries.write(host.cache, name, content)
+
+
 def at_once(folder: Path, remote: dict[str, Any], hub: HubProcess, names: list[ModuleName]) -> list[Figure]:
     """Both sides in turn, several times."""
     token = str(hub.token("alice"))
     plain_gets(hub, folder / "warm", token)  # the Hub's own caches count for neither side
     ours, plain, careful = list[tuple[float, int]](), list[float](), list[float]()
     for number in range(_ROUNDS):
-        ours.append(fetch(Daemon(folder / f"b{number}", [remote]), hub, [names]))
+        ours.append(fetch(Daemon(folder / f"b{number}", [remote], _DEFAULTS), hub, [names]))
         plain.append(plain_gets(hub, folder / f"plain{number}", token))
         careful.append(plain_gets(hub, folder / f"careful{number}", token, is_careful=True))
     ours_s, plain_s = statistics.median(seconds for seconds, _ in ours), statistics.median(plain)
@@ -95,11 +111,7 @@ def at_once(folder: Path, remote: dict[str, Any], hub: HubProcess, names: list[M
 def publish(host: Daemon, hub: HubProcess, names: list[ModuleName]) -> list[Figure]:
     before = len(hub.commits(_REPO))
     with host:
-        for number, name in enumerate(names):
-            content = entries.files(name, seed=number)
-            content["model.hlo_module.pb"] = entries.neff_bytes(number + 10_000, _HLO_BYTES)
-            content["model.neff"] = entries.neff_bytes(number, _NEFF_BYTES)
-            entries.write(host.cache, name, content)
+        fill(host, names)
         hub.reset_counters()
         began = time.monotonic()
         answer = host.ask("flush", timeout_s=300)[-1]

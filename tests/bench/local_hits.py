@@ -8,7 +8,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from neff.hook import CACHE_MODULE, Hook
 from neff.launch.environment import SITE_DIR
 from neff.notices import Notices
 from neff.tally import Tally
+from neff.used import UsedReports
 from tests.bench.measure import Figure
 from tests.harness import entries
 from tests.neuron.env import importable_stack
@@ -24,6 +26,25 @@ from tests.neuron.env import importable_stack
 _ENTRIES = 200
 _ROUNDS = 40
 _STARTS = 40
+# A daemon that takes in what is told of hits, in a process of its own.
+_LISTENER = """
+import json, socket, sys, threading
+server = socket.socket(socket.AF_UNIX)
+server.bind(sys.argv[1])
+server.listen(64)
+print(flush=True)
+def serve(peer):
+    try:
+        for line in peer.makefile("rb"):
+            message = json.loads(line)
+            hello = {"hello": {"capabilities": ["used"]}}
+            answer = hello if "hello" in message else {"id": message["id"], "done": True}
+            peer.sendall(json.dumps(answer).encode() + b"\\n")
+    except OSError:
+        pass
+while True:
+    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+"""
 
 
 def bench_local_hits(folder: Path) -> list[Figure]:
@@ -40,7 +61,7 @@ def bench_local_hits(folder: Path) -> list[Figure]:
     with importable_stack():
         stack: Any = importlib.import_module(CACHE_MODULE)
         cache = stack.CompileCacheFs(stack.CacheUrl(str(folder / "cache"), url_type="fs"))
-        copy = str(folder / "copy")
+        copy, socket = str(folder / "copy"), str(folder / "s")
 
         def hit(key: str) -> None:
             with cache.lookup(key, entries.FLAGS) as entry:
@@ -48,19 +69,33 @@ def bench_local_hits(folder: Path) -> list[Figure]:
 
         kinds: dict[str, Callable[[], Hook | None]] = {
             "stock": lambda: None,
-            "hook": lambda: Hook(Asker("/nowhere"), Notices()),
-            "hook under neff run": lambda: Hook(Asker("/nowhere"), Notices(), tally),
+            "hook": lambda: Hook(Asker("/nowhere"), Notices(), None, UsedReports(lambda: socket)),
+            "hook, no daemon": lambda: Hook(Asker("/nowhere"), Notices(), None, UsedReports(lambda: "/nowhere")),
+            "hook under neff run": lambda: Hook(Asker("/nowhere"), Notices(), tally, UsedReports(lambda: socket)),
         }
         best = {kind: [float("inf")] * _ENTRIES for kind in kinds}
-        for _ in range(_ROUNDS):
-            for kind, make in kinds.items():
-                best[kind] = list(map(min, best[kind], _timed_us(stack, make(), hit, keys)))
+        with _listener(socket):
+            for _ in range(_ROUNDS):
+                for kind, make in kinds.items():
+                    best[kind] = list(map(min, best[kind], _timed_us(stack, make(), hit, keys)))
     best_us = {kind: statistics.mean(each_us) for kind, each_us in best.items()}
     stock = best_us.pop("stock")
     figures = [Figure("local hit, stock", stock, "us")]
     for kind, cost_us in best_us.items():
         figures += [Figure(f"local hit, {kind}", cost_us, "us"), Figure(f"  {kind} / stock", cost_us / stock, "x")]
     return [*figures, Figure("a graph's first note under neff run", noting_us, "us"), *_starts()]
+
+
+@contextmanager
+def _listener(socket: str) -> Iterator[None]:
+    process = subprocess.Popen([sys.executable, "-c", _LISTENER, socket], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _timed_us(stack: Any, hook: Hook | None, work: Callable[[str], None], keys: Sequence[str]) -> list[float]:

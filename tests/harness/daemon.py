@@ -93,7 +93,7 @@ class Daemon:
 
     def start(self) -> None:
         """Start the process and return when it says that it is ready."""
-        with self._launched() as ready:
+        with self.launched() as ready:
             try:
                 ready.recv(64)
             except TimeoutError:
@@ -108,12 +108,13 @@ class Daemon:
 
     def start_and_die(self) -> int:
         """Start a process that is expected to end by itself; returns its exit code (negative: by that signal)."""
-        with self._launched():
+        with self.launched():
             assert self._process is not None
             return self._process.wait(timeout=_START_S)
 
     @contextlib.contextmanager
-    def _launched(self) -> Iterator[socket.socket]:
+    def launched(self) -> Iterator[socket.socket]:
+        """Start the process and wait for nothing; the socket is where it says that it is ready."""
         config = self.home / "neffd.yaml"
         config.write_text(yaml.safe_dump(self.config))
         notify = self.home / "notify"

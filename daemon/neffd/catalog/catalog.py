@@ -25,7 +25,9 @@ from neffd.tasks import Tasks, Wake
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# A question's first answer is due within 3 s, so what it needs of the remote must end before that.
+# Who waits 1.75 s in vain asks nothing for a while: before that it must be known that a remote is silent.
+LOOK_LIMIT_S = 1.25
+# What a worker process has to be started for may take longer.
 CHECK_LIMIT_S = 2.5
 # A listing may take longer, as long as pages keep coming.
 _PAGE_LIMIT_S = 30.0
@@ -93,11 +95,17 @@ class Catalog:
         self._asked: dict[str, set[str]] = {}
         self._asked_at = clock()
         self._said: str | None = None
+        self._has_answered = False
 
     @property
     def trouble(self) -> str | None:
         """Why the remote is not read now."""
         return self.reads.reason
+
+    @property
+    def is_available(self) -> bool | None:
+        """Whether the remote is read; None where it was not asked yet."""
+        return False if self.trouble is not None else self._has_answered or None
 
     def knows(self, namespace: str, key: str) -> bool:
         """Whether the key was there when we last looked."""
@@ -133,6 +141,11 @@ class Catalog:
     def namespaces_with(self, key: str) -> list[str]:
         """Every namespace known to hold `key`."""
         return sorted(name for name, known in self._namespaces.items() if key in known.keys)
+
+    def keys_of(self, namespace: str) -> frozenset[str]:
+        """What is known to be there."""
+        known = self._namespaces.get(namespace)
+        return frozenset() if known is None else frozenset(known.keys)
 
     def keys_starting(self, start: str, most: int) -> list[tuple[str, str]]:
         """Namespace and key of what is known to be there and begins with `start`, at most `most` of them."""
@@ -173,8 +186,11 @@ class Catalog:
 
     async def discover(self) -> None:
         """List every namespace of the remote; used when a key is asked for without one. Raises RemoteUnavailable."""
-        found = await self._call(self._remote.namespaces(), CHECK_LIMIT_S)
-        await asyncio.gather(*(self.refresh(namespace) for namespace in found))
+        await asyncio.gather(*(self.refresh(namespace) for namespace in await self.namespaces()))
+
+    async def namespaces(self) -> list[str]:
+        """The compiler versions that the remote holds entries of. Raises RemoteUnavailable."""
+        return await self._call(self._remote.namespaces(), CHECK_LIMIT_S)
 
     async def refresh(self, namespace: str) -> None:
         """Bring the listing of one namespace up to date, together with everybody who asks meanwhile."""
@@ -186,6 +202,12 @@ class Catalog:
         """Keep a picture of `namespace` from now on: some host's compiler has this version."""
         if namespace not in self._namespaces:
             self._of(namespace)
+            self._wake.set()
+
+    def expect_questions(self) -> None:
+        """A trainer has come: by the time that it asks, the picture should be fresh."""
+        self._asked_at = self._clock()
+        if not all(map(self._is_fresh, self._namespaces.values())):
             self._wake.set()
 
     async def keep_fresh(self) -> None:
@@ -249,7 +271,7 @@ class Catalog:
 
     async def _check_version(self, namespace: str) -> None:
         began = self._clock()
-        version = await self._call(self._remote.version(namespace), CHECK_LIMIT_S)
+        version = await self._call(self._remote.version(namespace), LOOK_LIMIT_S)
         known = self._of(namespace)
         if version != known.current:
             known.absent.clear()
@@ -289,6 +311,7 @@ class Catalog:
         except RemoteUnavailable as error:
             self._note(error)
             raise
+        self._has_answered = True
         if self._said is not None:
             log.info("remote %s answers again", self._remote.name)
             self._said = None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Collection
 
 from neffd.store.database import Database
+
+log = logging.getLogger(__name__)
 
 
 class SavedListings:
@@ -15,16 +18,23 @@ class SavedListings:
         self._database = database
 
     async def load(self, remote: str) -> dict[str, tuple[str, set[str]]]:
-        """Version and keys of every namespace listed before."""
+        """Version and keys of every namespace listed before; none where the disk fails: they are listed again."""
         query = "SELECT namespace, version, keys FROM listings WHERE remote = ?"
-        rows = await self._database.run(lambda connection: connection.execute(query, (remote,)).fetchall())
+        try:
+            rows = await self._database.run(lambda connection: connection.execute(query, (remote,)).fetchall())
+        except (OSError, sqlite3.Error) as error:
+            log.warning("kept listings of %s cannot be read: %s", remote, error)
+            return {}
         return {namespace: (version, set(keys.split("\n")) - {""}) for namespace, version, keys in rows}
 
     async def save(self, remote: str, namespace: str, version: str, keys: Collection[str]) -> None:
-        """Replace the listing of one namespace."""
+        """Replace the listing of one namespace; on a full disk nothing is replaced, and a restart lists once more."""
         row = (remote, namespace, version, "\n".join(keys))
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute("INSERT OR REPLACE INTO listings VALUES (?, ?, ?, ?)", row)
 
-        await self._database.run(write)
+        try:
+            await self._database.run(write)
+        except (OSError, sqlite3.Error) as error:
+            log.warning("the listing of %s on %s is not kept for the next start: %s", namespace, remote, error)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from neffd.catalog.catalog import Catalog
+from neff.budget import CAPACITY_S, LEAST_S
+from neffd.catalog.catalog import LOOK_LIMIT_S, Catalog
 from neffd.catalog.saved import SavedListings
 from neffd.metrics import Metrics
 from neffd.remotes.base import RemoteUnavailable
@@ -68,6 +69,29 @@ def requests(hub: HubServer, *but: str) -> dict[str, int]:
     """Requests since the last reset, by route."""
     counted: dict[str, int] = hub.counters()["requests"]
     return {route: count for route, count in counted.items() if route not in but}
+
+
+def test_that_a_remote_is_silent_is_known_while_trainers_can_still_ask() -> None:
+    assert LOOK_LIMIT_S < CAPACITY_S - LEAST_S
+
+
+async def test_a_trainer_that_comes_finds_a_fresh_picture(hub: HubServer, tmp_path: Path) -> None:
+    async with catalog_of(hub, tmp_path, recheck_s=60.0) as catalog:
+        assert catalog.is_available is None
+        catalog.expect_questions()  # of which namespace nobody knows
+        catalog.use(NAMESPACE)
+        await until(lambda: catalog.knows_absent(NAMESPACE, key(100)), "it is listed")
+        await until(lambda: catalog.is_available, "it has answered")
+        hub.reset_counters()
+        catalog.expect_questions()
+        await asyncio.sleep(0)
+        assert requests(hub) == {}, "it is fresh"
+    async with catalog_of(hub, tmp_path, recheck_s=0.1) as catalog:
+        catalog.use(NAMESPACE)
+        await until(lambda: catalog.knows_absent(NAMESPACE, key(100)), "it is listed")
+        await until(lambda: not catalog.knows_absent(NAMESPACE, key(100)), "and old again")
+        catalog.expect_questions()
+        await until(lambda: catalog.knows_absent(NAMESPACE, key(100)), "looked at again, long before it is due")
 
 
 async def test_unknown_keys_cost_nothing_while_the_head_stands_still(hub: HubServer, tmp_path: Path) -> None:
@@ -147,6 +171,7 @@ async def test_a_remote_that_is_away_is_given_a_rest_and_asked_again(hub: HubSer
         with pytest.raises(RemoteUnavailable) as away:
             await catalog.holds(NAMESPACE, key(1))
         assert away.value.reason == catalog.trouble == "server-error"
+        assert catalog.is_available is False
         asked = sum(requests(hub).values())
         with pytest.raises(RemoteUnavailable):
             await catalog.holds(NAMESPACE, key(1))
