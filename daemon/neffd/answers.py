@@ -20,7 +20,7 @@ from neffd.resources import Resources
 from neffd.runs.identity import Identity
 from neffd.runs.jobs import Jobs
 from neffd.runs.plans import Expected
-from neffd.serve.session import Resolver
+from neffd.serve.session import Resolver, Session
 from neffd.serve.status import counters
 
 _FLUSH_LOOK_S = 0.1
@@ -78,6 +78,10 @@ class Answers:
     async def expected(self, identity: Identity) -> Expected:
         """What a run is going to need, as far as earlier ones tell."""
         return await self._jobs.expected(identity)
+
+    def is_of(self, session: Session, run_key: str) -> bool:
+        """Whether a client belongs to a run of this key."""
+        return self._jobs.is_of(session, run_key)
 
     async def listed(self, namespace: str) -> list[ModuleName]:
         """What remotes hold of a compiler version, as far as they answer."""

@@ -25,17 +25,19 @@ def manage(
     *,
     others: Callable[[], Collection[CacheRoot]],
     on_unlocked: Callable[[CacheRoot, ModuleName], None],
+    pinned: Callable[[], Collection[ModuleName]],
 ) -> ManagedRoot:
     """Everything that serves `root`.
 
     Args:
+        pinned: what a running or recent run uses, which is not evicted.
         others: the managed cache directories; what one of them holds need not be fetched again.
         on_unlocked: a lock file in it came or went.
     """
     config, care = shared.config, shared.care
     problems = Problems(str(root.path))
     trust = Trust.of(root.path, config.upload.trusted_uids, config.upload.trusted_gids)
-    space = _space(shared, remotes, root, problems, is_settling=lambda name: collector.is_settling(name))
+    space = _space(shared, remotes, root, problems, pinned, is_settling=lambda name: collector.is_settling(name))
     fetcher = _fetcher(shared, remotes, root, problems, space, others)
     fetch_calmly = functools.partial(fetcher.resolve, urgent=False)
     root_care = care.look_after(root, config, trust, fetch=fetch_calmly, problems=problems)
@@ -71,6 +73,7 @@ def _space(
     remotes: RemoteList,
     root: CacheRoot,
     problems: Problems,
+    pinned: Callable[[], Collection[ModuleName]],
     is_settling: Callable[[ModuleName], bool],
 ) -> Space:
     return Space(
@@ -82,6 +85,7 @@ def _space(
         policy=policy_of(shared.config.store),
         copies=remotes.copies,
         is_settling=is_settling,
+        pinned=pinned,
         on_evicted=lambda name: shared.care.history.note(root.path, name, "evicted"),
         on_problem=problems.note,
         on_healed=problems.over,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-from collections.abc import Callable, Collection, Iterator
+import os
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
 
 from neff import keys
 from neff.keys import ModuleName
@@ -12,6 +15,7 @@ from neffd.breaker import Breakers
 from neffd.catalog.catalog import CHECK_LIMIT_S, Catalog
 from neffd.catalog.saved import SavedListings
 from neffd.config import RemoteConfig
+from neffd.config_defaults import hub_endpoint
 from neffd.fetch.fetcher import Source
 from neffd.managed import ManagedRemote
 from neffd.publish.audience import Audience
@@ -22,6 +26,10 @@ from neffd.remotes.base import PublishResult, Remote, RemoteUnavailable
 from neffd.remotes.opening import open_remote
 from neffd.resources import Resources
 from neffd.runs.library import Library
+from neffd.runs.owners import Owners, is_any_private
+
+if TYPE_CHECKING:
+    from neffd.remotes.hub.visibility import ModelVisibility
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +45,7 @@ class RemoteList:
         sources: what fetchers ask, in the order of preference; changes in place when a client brings a remote.
         orphans: entries that the journal holds for remotes which nothing is pushed to.
         library: what they know of runs.
-        is_private: whether an entry belongs to a model that is not public; set by whoever knows.
+        owners: whose graphs entries are; filled by whoever knows runs.
     """
 
     def __init__(self, shared: Resources) -> None:
@@ -46,7 +54,8 @@ class RemoteList:
         self.sources: list[Source] = []
         self.orphans: dict[str, list[ModuleName]] = {}
         self.library = Library(shared.database, shared.tasks, shared.metrics, self.sources, shared.clock)
-        self.is_private: Callable[[ModuleName], bool] = lambda name: False
+        self.owners = Owners()
+        self._visibility: dict[str, ModelVisibility] = {}
 
     def __iter__(self) -> Iterator[ManagedRemote]:
         return iter(self._remotes)
@@ -255,11 +264,43 @@ class RemoteList:
         pusher = self._pusher(config, remote, catalog, breakers) if config.can_write else None
         return ManagedRemote(config, remote, catalog, pusher, shared.refusals)
 
+    def _is_private(self, config: RemoteConfig, owners: Collection[str]) -> bool:
+        """Whether one of these models is not for everybody, or nobody knows; asks behind where it may be."""
+        if is_any_private(owners):
+            return True
+        visibility = self._visibility_at(config) if owners else None
+        return visibility is not None and not all([visibility.is_public(model_id) for model_id in owners])
+
+    async def _learn_whose(self, config: RemoteConfig, names: Collection[ModuleName]) -> None:
+        visibility = self._visibility_at(config)
+        wanted = {model_id for name in names for model_id in self.owners.of(name)}
+        if visibility is not None and wanted:
+            await visibility.look(wanted, CHECK_LIMIT_S)
+
+    def _visibility_at(self, config: RemoteConfig) -> ModelVisibility | None:
+        """Who knows models on the Hub of a remote; None for one that is on no Hub."""
+        if config.kind == "directory":
+            return None
+        from neffd.remotes.hub.visibility import ModelVisibility  # only here: a daemon without a Hub starts sooner
+
+        endpoint = config.endpoint or hub_endpoint(os.environ)
+        if endpoint not in self._visibility:
+            shared = self._shared
+            self._visibility[endpoint] = ModelVisibility(endpoint, shared.tasks, shared.clock, self._look_again)
+        return self._visibility[endpoint]
+
+    def _look_again(self) -> None:
+        """What was held back may go now."""
+        for managed in self._remotes:
+            if managed.pusher is not None:
+                managed.pusher.look_again()
+
     def _pusher(self, config: RemoteConfig, remote: Remote, catalog: Catalog, breakers: Breakers) -> Pusher:
         shared, upload = self._shared, self._shared.config.upload
         shared.metrics.watch_breaker(remote.name, "write", breakers.write)
 
-        manifests = self.library.outgoing(config, upload, Source(remote, catalog))
+        is_private = functools.partial(self._is_private, config)
+        manifests = self.library.outgoing(config, upload, Source(remote, catalog), is_private)
 
         def delivered(name: ModuleName, outcome: str) -> None:
             shared.care.delivered(remote.name, name, outcome)
@@ -274,7 +315,8 @@ class RemoteList:
             allow_public=config.allow_public,
             existing=upload.existing,
             allow_private_models=config.allow_private_models,
-            is_private=lambda name: self.is_private(name),
+            is_private=lambda name: is_private(self.owners.of(name)),
+            find_out=functools.partial(self._learn_whose, config),
             companions=manifests,
             is_refused=lambda name: shared.refusals.stands(catalog, name, look=True),
             writes=breakers.write,

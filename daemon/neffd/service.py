@@ -135,11 +135,17 @@ class Service:
         await self._shared.refusals.load()
         self._remotes.open_all()
         self._roots = [
-            cache_dirs.manage(self._shared, self._remotes, root, others=lambda: roots, on_unlocked=self._unlocked)
+            cache_dirs.manage(
+                self._shared,
+                self._remotes,
+                root,
+                others=lambda: roots,
+                on_unlocked=self._unlocked,
+                pinned=lambda: self._jobs.pinned(),
+            )
             for root in roots
         ]
         self._jobs = self._make_jobs()
-        self._remotes.is_private = self._jobs.is_private
         self._keeper = self._make_keeper()
         await self._jobs.load()
         await self._remotes.find_orphans()
@@ -190,6 +196,8 @@ class Service:
             refresh=self._remotes.refresh,
             library=self._remotes.library,
             sources=self._remotes.sources,
+            owners=self._remotes.owners,
+            recent_s=self._config.store.keep_used_s,
             prefetch=runs.prefetch,
             most_bytes=runs.max_prefetch_bytes,
             clock=self._clock,
@@ -211,7 +219,7 @@ class Service:
 
     def _compiled(self, place: Place, pid: int, uid: int, seconds: float) -> None:
         self._shared.care.history.compiled(*place, pid, uid, seconds)
-        self._jobs.compiled(*place, seconds)
+        self._jobs.compiled(*place, seconds, pid)
 
     async def _serve(self, answers: Answers) -> None:
         locks = of_keeper(self._keeper, waits=self._config.locks.wait)

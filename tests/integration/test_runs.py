@@ -108,6 +108,18 @@ def test_who_says_nothing_is_known_by_its_command(make_daemon: MakeDaemon) -> No
         assert shown["key"].startswith("RUN_")
 
 
+def test_what_a_run_uses_is_not_evicted(make_daemon: MakeDaemon) -> None:
+    limits = {"max_entries": 2, "keep_used_s": 0.01, "evict_unshared": True}
+    daemon = make_daemon("host", overrides={"store": limits})
+    daemon.start()
+    with rank_of(daemon, a_run("one")) as client:
+        client.ask("used", modules=[[*name, 0.0] for name in NAMES[:3]])
+        for name in NAMES[:3]:
+            entries.write(daemon.cache, name, entries.files(name))
+        daemon.ask("flush", timeout_s=20)
+        eventually(lambda: daemon.status()["cache_dirs"][0]["space"]["kept"] == {"pinned": 3}, "all three stay")
+
+
 def test_ranks_of_one_launcher_are_one_run(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon("host")
     daemon.start()

@@ -133,7 +133,8 @@ def _named_run(args: argparse.Namespace, environ: Mapping[str, str]) -> tuple[La
         outer = marker.of_environment(environ)
         if outer is not None and outer.key == found.key:
             return None, {}
-        run = marker.Run(found.key, marker.new_instance(found.key, environ), found.ingredients, found.is_private)
+        instance = marker.new_instance(found.key, environ)
+        run = marker.Run(found.key, instance, found.ingredients, found.is_private, not args.no_prefetch)
         launcher = Launcher(run, args.socket, environ) if marker.leads(environ) else None
         if launcher is not None:
             launcher.begin(prefetch=not args.no_prefetch)

@@ -23,16 +23,19 @@ class Run(NamedTuple):
         instance: which start of which job, the same for all its processes; None where the daemon can tell better.
         ingredients: what the key is the digest of; None where it is not told.
         is_private: whether its model is.
+        prefetch: whether what it will need may be brought ahead.
     """
 
     key: str
     instance: str | None
     ingredients: Mapping[str, Any] | None
     is_private: bool
+    prefetch: bool = True
 
     def message(self) -> Message:
         """As the daemon is told."""
-        return {
+        told: Message = {} if self.prefetch else {"prefetch": False}
+        return told | {
             "key": self.key,
             "instance": self.instance,
             "ingredients": None if self.ingredients is None else dict(self.ingredients),
@@ -75,7 +78,8 @@ def of_message(value: object) -> Run | None:
     if not isinstance(instance, (str, type(None))) or not isinstance(ingredients, (dict, type(None))):
         return None
     # Who does not say that everybody may know of the model is taken at the safer word.
-    return Run(key, instance and safe_text(instance), ingredients, value.get("private") is not False)
+    is_private, prefetch = value.get("private") is not False, value.get("prefetch") is not False
+    return Run(key, instance and safe_text(instance), ingredients, is_private, prefetch)
 
 
 def new_instance(key: str, environ: Mapping[str, str]) -> str:

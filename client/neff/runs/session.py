@@ -56,7 +56,7 @@ class Session:
         if outer is not None and outer.key == described.key:
             return  # a part of a run that somebody else has begun, and will end
         instance = marker.new_instance(described.key, os.environ)
-        run = marker.Run(described.key, instance, described.ingredients, described.is_private)
+        run = marker.Run(described.key, instance, described.ingredients, described.is_private, self._prefetch)
         INSTALLATION.run_changes()
         self._pid, self._text = os.getpid(), marker.to_text(run)
         _OPEN.enter(self._text)

@@ -49,7 +49,8 @@ class Pusher:
     Args:
         allow_public: whether a remote that anybody can read may receive entries.
         allow_private_models: whether it may receive those of models that are not public.
-        is_private: whether an entry belongs to such a model.
+        is_private: whether an entry belongs to such a model, or to one of which that is not known.
+        find_out: learns of these entries whether they do, as far as that can be learnt soon.
         companions: what goes with entries.
         existing: what to do with entries from before the first start: `never`, `private-only` or `always`.
         is_refused: whether the copy of an entry that the remote holds now failed our own verification.
@@ -68,6 +69,7 @@ class Pusher:
         existing: str,
         allow_private_models: bool = False,
         is_private: Callable[[ModuleName], bool] = lambda name: False,
+        find_out: Callable[[Collection[ModuleName]], Awaitable[None]] | None = None,
         companions: Companions | None = None,
         is_refused: Callable[[ModuleName], Awaitable[bool]] | None = None,
         writes: Breaker | None = None,
@@ -83,6 +85,7 @@ class Pusher:
         self._existing = existing
         self._allow_private_models = allow_private_models
         self._is_private = is_private
+        self._find_out = find_out
         self._companions = companions
         self._is_hurried = False
         self._is_refused = is_refused
@@ -131,6 +134,10 @@ class Pusher:
         """Queue an entry that the journal holds for this remote."""
         self._batcher.add(item)
         self._note_load()
+        self._wake.set()
+
+    def look_again(self) -> None:
+        """See whether what is held back may go now."""
         self._wake.set()
 
     def flush(self) -> None:
@@ -188,11 +195,10 @@ class Pusher:
 
     async def _unpark_what_may_go(self) -> None:
         """What was parked because anybody could read the remote."""
-        if self._is_public and not self._allow_public:
+        if not self._may_be_told:
             return
         over = [reason for reason in _CAUSED_BY_ACCESS if any(kept.reason == reason for kept in self.parked.values())]
-        private = [kept.name for kept in self.parked.values() if kept.reason == _PRIVATE_MODEL]
-        if not all(map(self._is_held_back, private)):
+        if self._has_come_free:
             over.append(_PRIVATE_MODEL)
         if not over:
             return
@@ -207,7 +213,7 @@ class Pusher:
 
     async def _wait_until_due(self) -> None:
         while True:
-            due_in_s = self._batcher.due_in_s
+            due_in_s = 0.0 if self._has_come_free else self._batcher.due_in_s
             if due_in_s is None and self.trouble is not None:
                 due_in_s = 0.0  # nothing to send, but whether the trouble is over is worth knowing
             if due_in_s is None and self._companions is not None:
@@ -217,6 +223,8 @@ class Pusher:
                 if due_in_s == 0:
                     return
                 due_in_s = min(due_in_s, _LOOK_S)  # the other side may find the host back sooner
+            elif self._may_be_told and any(map(_is_held, self.parked.values())):
+                due_in_s = _LOOK_S
             await self._wake.wait(due_in_s)
 
     async def _check_access(self) -> None:
@@ -235,6 +243,7 @@ class Pusher:
         self._in_flight = len(items)
         try:
             rows = await self._journal.load(items, self._remote.name)
+            await self._learn_whose([row.entry.name for row in rows])
             wanted = [row for row in rows if not await self._parked_at_once(row)]
             if wanted:
                 outcomes = await self._publish(wanted)
@@ -325,8 +334,26 @@ class Pusher:
         """Unknown counts as public: what was pushed to everybody cannot be taken back."""
         return self.access is None or self.access.public is not False
 
+    @property
+    def _may_be_told(self) -> bool:
+        return self._allow_public or not self._is_public
+
+    @property
+    def _asks_whose(self) -> bool:
+        return self._is_public and self._allow_public and not self._allow_private_models
+
+    @property
+    def _has_come_free(self) -> bool:
+        """Whether something was held back that need not be any more: its model has been published meanwhile."""
+        held = (kept.name for kept in self.parked.values() if _is_held(kept))
+        return self.access is not None and self._may_be_told and not all(map(self._is_held_back, held))
+
     def _is_held_back(self, name: ModuleName) -> bool:
         return self._is_public and not self._allow_private_models and self._is_private(name)
+
+    async def _learn_whose(self, names: Collection[ModuleName]) -> None:
+        if self._find_out is not None and self._asks_whose and names:
+            await self._find_out(names)
 
     async def _parked_at_once(self, row: Row) -> bool:
         """Rule 5: nothing to a public remote unless it was allowed; old entries as configured.
@@ -360,6 +387,10 @@ class Pusher:
 
     def _note_load(self) -> None:
         self._metrics.journal_waiting.labels(self._remote.name).set(self.waiting)
+
+
+def _is_held(kept: Parked) -> bool:
+    return kept.reason == _PRIVATE_MODEL
 
 
 def _is_whole(entry: OutgoingEntry) -> bool:

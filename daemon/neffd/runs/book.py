@@ -20,9 +20,7 @@ KEPT_RUNS = 1_000
 _RESUMED_WITHIN_S = 6 * 3600.0
 _COLUMNS = "id, instance, run_key, ingredients, is_private, began_at"
 # One that goes on is never dropped.
-_DROP_OLD = (
-    "DELETE FROM runs WHERE id <= (SELECT max(id) FROM runs) - ? AND (ended_at IS NOT NULL OR heard_at < ?)"
-)
+_DROP_OLD = "DELETE FROM runs WHERE id <= (SELECT max(id) FROM runs) - ? AND (ended_at IS NOT NULL OR heard_at < ?)"
 # Nobody will ask any more whose they were.
 _DROP_OWNERS = (
     "DELETE FROM module_owners WHERE (namespace, key) NOT IN (SELECT namespace, key FROM run_modules"

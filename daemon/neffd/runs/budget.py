@@ -11,6 +11,8 @@ _STEP = 4
 _LEAST_PART = 1 / 256
 # A source that has to prove itself first begins with this part.
 _TRIAL_PART = 1 / 64
+# What an entry is taken to hold until one has come.
+_LIKELY_BYTES = 32 * 2**20
 
 
 @dataclass
@@ -62,3 +64,45 @@ class Budget:
     def _of(self, source: str) -> _Source:
         part = _TRIAL_PART if source in self._on_trial else 1.0
         return self._sources.setdefault(source, _Source(self._most_bytes * part))
+
+
+class Spending:
+    """What one guess has cost so far. Sizes are only somebody's word, and often nobody states them: then it is taken
+    that what comes is as large as what came.
+
+    Args:
+        most_bytes: what may be fetched; None for as much as there is.
+    """
+
+    def __init__(self, most_bytes: float | None) -> None:
+        self._most_bytes = float("inf") if most_bytes is None else most_bytes
+        self._coming: dict[object, float] = {}
+        self._coming_bytes = 0.0
+        self._landed = 0
+        self.spent_bytes = 0
+
+    def is_over(self, stated_bytes: int | None) -> bool:
+        """Whether one more may not be begun, even by itself."""
+        return self.spent_bytes >= self._most_bytes or self.spent_bytes + (stated_bytes or 0) > self._most_bytes
+
+    def fits(self, stated_bytes: int | None) -> bool:
+        """Whether one more may be begun beside what is coming."""
+        return self.spent_bytes + self._coming_bytes + self._likely_bytes(stated_bytes) <= self._most_bytes
+
+    def begun(self, what: object, stated_bytes: int | None) -> None:
+        """`what` is coming."""
+        self._coming[what] = self._likely_bytes(stated_bytes)
+        self._coming_bytes = sum(self._coming.values())
+
+    def landed(self, what: object, size_bytes: int) -> None:
+        """It has come, and took so many bytes."""
+        self._coming.pop(what, None)
+        self._coming_bytes = sum(self._coming.values())
+        self._landed += size_bytes > 0
+        self.spent_bytes += size_bytes
+
+    def _likely_bytes(self, stated_bytes: int | None) -> float:
+        mean_bytes = self.spent_bytes / self._landed if self._landed else 0.0
+        if stated_bytes:
+            return max(stated_bytes, mean_bytes)
+        return mean_bytes or _LIKELY_BYTES

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,14 @@ class Identity:
         run_key: what it runs; empty where nobody can tell.
         ingredients: what the key was made of.
         is_private: whether its model is nothing that everybody may know of.
+        wants_prefetch: whether what it will need may be brought ahead.
     """
 
     instance: str
     run_key: str = ""
     ingredients: Mapping[str, Any] = field(default_factory=dict)
     is_private: bool = False
+    wants_prefetch: bool = True
 
     @property
     def owner(self) -> str | None:
@@ -68,7 +70,7 @@ def identify(hello: Message, pid: int) -> Identity | None:
     instance = _launched(job if isinstance(job, dict) else {}, pid) or _started(pid)
     if told is not None:
         instance = told.instance or instance
-        return Identity(instance, told.run_key, told.ingredients, told.is_private) if instance else None
+        return replace(told, instance=instance) if instance else None
     if instance is None or hello.get("root") is None:
         return None
     ingredients = _inferred(job if isinstance(job, dict) else {}, pid)
@@ -83,7 +85,7 @@ def of_message(value: object) -> Identity | None:
     if not isinstance(ingredients, dict) or not _is_bounded(ingredients):
         ingredients = {}
     text = safe_text(instance) if isinstance(instance, str) else ""
-    return Identity(text, key, ingredients, value.get("private") is not False)
+    return Identity(text, key, ingredients, value.get("private") is not False, value.get("prefetch") is not False)
 
 
 def _launched(job: Mapping[str, object], pid: int) -> str | None:

@@ -11,18 +11,20 @@ import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from neff.keys import ModuleName, is_namespace
 from neff.protocol import Message
-from neffd.fetch.flight import READY_HERE, Answer, Flight
+from neffd.fetch.flight import READY_HERE, Answer
 from neffd.metrics import Metrics
 from neffd.runs import plans, recorder
 from neffd.runs.book import Book, manifests_of
 from neffd.runs.budget import Budget
-from neffd.runs.identity import Identity, identify
+from neffd.runs.completing import complete
+from neffd.runs.identity import PRIVATE, Identity, identify, model_id
+from neffd.runs.interfaces import Client, Library, Place
 from neffd.runs.manifests import Manifest, UsedModule, path_of
+from neffd.runs.owners import Owners
 from neffd.runs.plans import Expected
 from neffd.runs.prefetching import Prefetcher
 from neffd.runs.recorder import Recorder, Run
@@ -37,49 +39,11 @@ log = logging.getLogger(__name__)
 _WRITE_EVERY_S = 1.0
 _LOOK_EVERY_S = 30.0
 _SHOWN_RUNS = 20
+# Of so many that have ended the modules are not evicted for a while.
+_LATELY = 50
 # Where nobody says for which compiler, those used last are looked at.
 _NAMESPACES = 3
 _HERE = "this host"
-
-
-class Found(Protocol):
-    """What `neffd.runs.library.Library` has found."""
-
-    same_key: Sequence[Manifest]
-    nearest: Sequence[Manifest]
-    away: Sequence[str]
-
-
-class Library(Protocol):
-    """Manifests on remotes: `neffd.runs.library.Library`."""
-
-    async def find(self, namespace: str, key: str, ingredients: Mapping[str, Any] | None) -> Found: ...
-
-    async def offer(self, manifest: Manifest, *, private: bool, run: str, has_ended: bool) -> None: ...
-
-
-class Place(Protocol):
-    """One cache directory: `neffd.managed.ManagedRoot`."""
-
-    root: CacheRoot
-
-    @property
-    def fetcher(self) -> Fetches: ...
-
-
-class Fetches(Protocol):
-    """Who brings modules: `neffd.fetch.fetcher.Fetcher`."""
-
-    def resolve(self, name: ModuleName, *, urgent: bool = True, holding: bool = False) -> Answer | Flight: ...
-
-
-class Client(Protocol):
-    """Who asks: `neffd.serve.session.Session`."""
-
-    root: str | None
-    pid: int
-
-    def on_close(self, callback: Callable[[], None], key: object = None) -> None: ...
 
 
 class Jobs:
@@ -92,8 +56,10 @@ class Jobs:
         refresh: looks what remotes hold of compiler versions.
         library: manifests on remotes.
         sources: the remotes; changes in place.
+        owners: whose graphs modules are; filled here.
         prefetch: whether what a run is going to need is fetched when it begins.
         most_bytes: how much may be fetched for one run because of one kind of guess.
+        recent_s: how long after a run's end what it used is not evicted.
     """
 
     def __init__(
@@ -112,6 +78,8 @@ class Jobs:
         sources: Sequence[Source],
         prefetch: bool,
         most_bytes: int,
+        owners: Owners | None = None,
+        recent_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -130,39 +98,54 @@ class Jobs:
         self._recorder = Recorder(clock, wall)
         self._book = Book(database, wall)
         self._budget = Budget(most_bytes, on_trial={plans.SAME_COMMIT})
-        self._siblings = Siblings()
+        self._siblings = Siblings(clock)
         self._prefetcher = Prefetcher(tasks, metrics, self._budget, clock)
-        self._of_session: dict[int, Run] = {}
-        self._private: set[ModuleName] = set()
+        self._owners = owners or Owners()
+        self._recent_s = recent_s
+        self._of_session: dict[int, tuple[int, Run]] = {}
         self._ended: list[Run] = []
+        self._late: list[Run] = []
+        self._lately: list[Run] = []
         self._saved_before_s = 0.0
+        self._writing = asyncio.Lock()
         self._wake = Wake()
 
     async def load(self) -> None:
         """Go on where an earlier life of the daemon was stopped."""
         with contextlib.suppress(sqlite3.Error):  # a full disk: runs are recorded as far as it lets us
-            self._recorder.resume(await self._book.open_runs(self._clock()))
-            self._private = await self._book.private_names()
-            self._saved_before_s = await self._book.saved_s()
+            self._owners.load(await self._book.owners())
+            resumed = await self._book.open_runs(self._clock())
+            self._saved_before_s = await self._book.saved_s(without=resumed)
+            self._recorder.resume(resumed)
 
-    def is_private(self, name: ModuleName) -> bool:
-        """Whether a run of a private model has used the module."""
-        return name in self._private
+    def pinned(self) -> set[ModuleName]:
+        """What runs use that go on, or did until just now, and what was brought for them."""
+        since_s = self._clock() - self._recent_s
+        self._lately = [run for run in self._lately if run.connections or run.heard_s > since_s]
+        recent = [*self._lately, *self._recorder.recent(self._recent_s)]
+        return self._prefetcher.awaited().union(*(run.modules for run in recent))
 
     def greeted(self, session: Client, hello: Message) -> None:
         """A client has greeted: it belongs to a run, or to none."""
+        self._left(id(session))
         identity = identify(hello, session.pid)
         if identity is None:
             return
         run, is_new = self._recorder.joined(identity, id(session))
-        self._of_session[id(session)] = run
-        session.on_close(functools.partial(self._left, id(session), run), key="run")
-        if is_new and self._prefetch and identity.run_key:
+        self._of_session[id(session)] = session.pid, run
+        self._owners.note(run.changed, run.identity)
+        session.on_close(functools.partial(self._left, id(session)), key="run")
+        if is_new and self._prefetch and identity.run_key and identity.wants_prefetch:
             self._tasks.start(self._begin(run, session.root), name=f"begin-{identity.instance}")
+
+    def is_of(self, session: Client, run_key: str) -> bool:
+        """Whether a client belongs to a run of this key: then what that needs is brought, or is not to be."""
+        run = self._run_of(session)
+        return run is not None and run.identity.run_key == run_key
 
     def told(self, session: Client, name: ModuleName, answer: Answer) -> None:
         """A process of a run was given the final answer to a question."""
-        run = self._of_session.get(id(session))
+        run = self._run_of(session)
         if run is None or session.root is None or answer.reason == "bad-name":
             return
         how = recorder.LOCAL if answer == READY_HERE else recorder.FETCHED if answer.ready else recorder.ASKED
@@ -170,19 +153,25 @@ class Jobs:
 
     def used(self, session: Client, names: Sequence[ModuleName]) -> None:
         """A process of a run found these in its cache directory, in this order."""
-        run = self._of_session.get(id(session))
+        run = self._run_of(session)
         if run is not None and session.root is not None:
             for name in names:
                 self._note(run, session.root, name, recorder.LOCAL, READY_HERE)
 
-    def compiled(self, root: str, name: ModuleName, seconds: float) -> None:
-        """A process of this host has compiled a module."""
-        self._recorder.compiled(root, name, round(seconds, 3))
+    def compiled(self, root: str, name: ModuleName, seconds: float, pid: int = 0) -> None:
+        """The process `pid` of this host has compiled a module, whether it had asked for it or not."""
+        seconds = round(seconds, 3)
+        self._recorder.compiled(root, name, seconds)
+        runs = {id(run): run for of, run in self._of_session.values() if pid and of == pid}.values()
+        if not any(name in run.modules for run in runs):
+            for run in runs:
+                self._recorder.used(run, root, name, recorder.COMPILED, compile_s=seconds)
+                self._owners.note((name,), run.identity)
         self._wake.set()
 
     async def run_ended(self, session: Client) -> Message:
         """The client's run is over; returns what became of it."""
-        run = self._of_session.get(id(session))
+        run = self._run_of(session)
         if run is None:
             return {"modules": 0, "names": []}
         if not run.has_ended:
@@ -212,8 +201,10 @@ class Jobs:
         local = await self._in_worker(
             lambda: {name for name in expected.modules if any(root.is_ready(name) for root in roots)}
         )
+        # Who told of a run a moment ago may be away by now, with all that it holds.
+        troubled = [source.remote.name for source in self._sources if source.catalog.trouble is not None]
         return plans.plan(
-            expected,
+            dataclasses.replace(expected, away=tuple(dict.fromkeys((*expected.away, *troubled)))),
             is_local=local.__contains__,
             is_remote=self._holds,
             bytes_per_s=self._prefetcher.bytes_per_s,
@@ -226,37 +217,44 @@ class Jobs:
             await self._wake.wait(_LOOK_EVERY_S)
             await asyncio.sleep(_WRITE_EVERY_S)
             await self.write()
-            for run in self._recorder.grown():
+            late, self._late = self._late, []
+            for run in self._recorder.grown() + late:
                 await self._offer(run)
-            if self._clock() - looked_s >= _LOOK_EVERY_S:
+            if self._clock() - looked_s >= _LOOK_EVERY_S or len(self._recorder) > recorder.MAX_RUNS:
                 looked_s = self._clock()
-                for run in self._recorder.idle():
+                for run in self._recorder.over():
                     await self._end(run)
+                self._recorder.note_presence()
 
     async def write(self) -> None:
         """Write down what was noted; what a full disk refuses is tried again."""
-        ended, self._ended = self._ended, []
-        changed = [run for run in self._recorder if run.changed or not run.is_written] + ended
-        if not changed:
-            return
-        try:
-            await self._book.write(changed)
-        except sqlite3.Error as error:
-            log.info("runs are not written down: %s", error)
-            self._ended += ended
+        async with self._writing:
+            ended, self._ended = self._ended, []
+            changed = [run for run in self._recorder if run.changed or not run.is_written] + ended
+            if not changed:
+                return
+            try:
+                await self._book.write(changed)
+            except sqlite3.Error as error:
+                log.info("runs are not written down: %s", error)
+                self._ended = (ended + self._ended)[-recorder.MAX_RUNS :]
 
     def status(self) -> dict[str, Any]:
         """The part of the status document."""
         live = sorted(self._recorder, key=lambda run: run.began_at)[-_SHOWN_RUNS:]
         return {
-            "saved_s": round(self._saved_before_s + sum(run.counts()["saved_s"] for run in self._recorder), 1),
+            "saved_s": round(self._saved_before_s + sum(run.saved_s for run in self._recorder), 1),
             "running": [_shown(run) for run in live],
             "prefetch": self._budget.status(),
         }
 
-    def _left(self, number: int, run: Run) -> None:
-        self._of_session.pop(number, None)
-        self._recorder.left(run, number)
+    def _left(self, number: int) -> None:
+        _, run = self._of_session.pop(number, (0, None))
+        if run is not None:
+            self._recorder.left(run, number)
+
+    def _run_of(self, session: Client) -> Run | None:
+        return self._of_session.get(id(session), (0, None))[1]
 
     def _note(self, run: Run, root: str, name: ModuleName, how: str, answer: Answer) -> None:
         brought = self._prefetcher.used(root, name, was_there=how == recorder.LOCAL)
@@ -269,8 +267,10 @@ class Jobs:
         if how == recorder.FETCHED and run.is_expected is False:
             self._tasks.start(self._follow(run, root, name, remote), name=f"siblings-{name.key}")
         run.last_fetched = (root, name, remote) if how == recorder.FETCHED else run.last_fetched
-        if run.identity.is_private:
-            self._private.add(name)
+        self._owners.note((name,), run.identity)
+        if run.has_ended:  # its launcher was faster than this rank
+            self._ended += [] if run in self._ended else [run]
+            self._late += [] if run in self._late else [run]
         if how in (recorder.FETCHED, recorder.PREFETCHED) and compile_s is not None:
             self._metrics.saved_s.labels(remote).inc(compile_s)
         self._wake.set()
@@ -285,8 +285,7 @@ class Jobs:
         if not run.is_expected and run.last_fetched is not None:
             await self._follow(run, *run.last_fetched)
         if expected.is_likely:
-            resolve = functools.partial(place.fetcher.resolve, urgent=False)
-            self._prefetcher.start(run, str(place.root.path), expected.modules, expected.sure, resolve)
+            self._bring(run, place, expected.modules, expected.sure)
 
     async def _follow(self, run: Run, root: str, name: ModuleName, remote: str) -> None:
         """Nothing tells what the run will need: what came to the remote together with `name` may be it."""
@@ -298,43 +297,40 @@ class Jobs:
         run.followed.update(siblings, (name,))
         modules = {other: plans.nothing_known(other) for other in siblings if other not in run.modules}
         if modules:
-            resolve = functools.partial(place.fetcher.resolve, urgent=False)
-            self._prefetcher.start(run, root, modules, plans.SAME_COMMIT, resolve)
+            self._bring(run, place, modules, plans.SAME_COMMIT)
+
+    def _bring(self, run: Run, place: Place, modules: Mapping[ModuleName, UsedModule], source: str) -> None:
+        """Have modules fetched, as many as fit beside what runs use."""
+        resolve = functools.partial(place.fetcher.resolve, urgent=False)
+        room_bytes = place.space.room_bytes(self.pinned())
+        self._prefetcher.start(run, str(place.root.path), modules, source, resolve, room_bytes)
 
     async def _end(self, run: Run) -> None:
         self._recorder.end(run)
         self._prefetcher.ended(run)
-        self._saved_before_s += run.counts()["saved_s"]
-        await self._offer(run)
+        self._saved_before_s += run.saved_s
         self._ended.append(run)
+        self._lately = [*self._lately[-_LATELY + 1 :], run]
         self._wake.set()
+        await self._offer(run)
 
     async def _offer(self, run: Run) -> None:
         """Have remotes told which modules the run used, of those that are there to be had."""
         run.offered, run.offered_s = len(run.modules), self._clock()
         if not run.identity.run_key or not run.modules:
             return
+        try:
+            await self._offer_each(run)
+        except (OSError, sqlite3.Error) as error:  # of a disk that is full or away: what is lost is a manifest
+            log.warning("what a run used is not told: %s", error)
+
+    async def _offer_each(self, run: Run) -> None:
         roots = {str(place.root.path): place.root for place in self._places()}
         for manifest in manifests_of(run):
-            whole = await self._in_worker(self._complete, manifest, run, roots)
+            whole = await self._in_worker(complete, manifest, run.modules, roots, self._index)
             if whole.modules:
-                identity = run.identity
-                await self._library.offer(
-                    whole, private=identity.is_private, run=identity.instance, has_ended=run.has_ended
-                )
-
-    def _complete(self, manifest: Manifest, run: Run, roots: Mapping[str, CacheRoot]) -> Manifest:
-        """Without what is not there, with sizes and compile times as they are known by now. Blocking."""
-        seconds = {path: self._index.compile_seconds(root.path) for path, root in roots.items()}
-        modules = []
-        for module in manifest.modules:
-            name = ModuleName(manifest.namespace, module.key)
-            root = roots.get(run.modules[name].root)
-            if root is None or not root.is_ready(name):
-                continue
-            compile_s = module.compile_s or seconds[str(root.path)].get(name)
-            modules.append(UsedModule(module.key, _size_bytes(root.entry(name)), compile_s))
-        return Manifest(manifest.namespace, manifest.run_key, manifest.ingredients, tuple(modules))
+                is_private = run.identity.owner == PRIVATE
+                await self._library.offer(whole, private=is_private, run=run.identity.instance, has_ended=run.has_ended)
 
     async def _known_here(self, run_key: str) -> list[Manifest]:
         if not run_key:
@@ -358,11 +354,10 @@ class Jobs:
 
 
 def _shown(run: Run) -> dict[str, Any]:
-    model = run.identity.ingredients.get("model")
     return {
         "instance": run.identity.instance,
         "key": run.identity.run_key,
-        "model": model.get("id") if isinstance(model, Mapping) else None,
+        "model": model_id(run.identity.ingredients),
         "began_at": round(run.began_at, 1),
         "processes": len(run.connections),
         **run.counts(),
@@ -376,11 +371,3 @@ def _latest_namespaces(roots: Sequence[CacheRoot]) -> list[str]:
             with contextlib.suppress(OSError):
                 changed[namespace] = max(changed.get(namespace, 0.0), (root.path / namespace).stat().st_mtime)
     return sorted(changed, key=lambda namespace: changed[namespace], reverse=True)[:_NAMESPACES]
-
-
-def _size_bytes(folder: Path) -> int:
-    total = 0
-    with contextlib.suppress(OSError):
-        for file in folder.iterdir():
-            total += file.lstat().st_size
-    return total

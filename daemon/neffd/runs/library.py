@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from neffd.metrics import Metrics
 from neffd.runs import manifests, plans
 from neffd.runs.manifests import Manifest
 from neffd.runs.outgoing import Outgoing
+from neffd.runs.owners import is_any_private, of_manifest
 from neffd.runs.pending import PendingBook
 from neffd.runs.reading import Looked, Reader, Wanted
 from neffd.store.database import Database
@@ -87,14 +88,25 @@ class Library:
         for outgoing in list(self._outgoing.values()):
             await outgoing.put(run or manifest.run_key, manifest, private=private, has_ended=has_ended)
 
-    def outgoing(self, config: RemoteConfig, upload: UploadConfig, source: Source) -> Outgoing:
-        """What a remote that is written has to be told."""
+    def outgoing(
+        self,
+        config: RemoteConfig,
+        upload: UploadConfig,
+        source: Source,
+        is_private: Callable[[Collection[str]], bool] = is_any_private,
+    ) -> Outgoing:
+        """What a remote that is written has to be told.
+
+        Args:
+            is_private: whether one of these models is nothing that everybody may know of; see `neffd.runs.owners`.
+        """
         made = Outgoing(
             config.name,
             self._book,
             self._metrics,
             allow_public=config.allow_public,
             allow_private=config.allow_private_models,
+            is_open=lambda one: not is_private(of_manifest(one.manifest.ingredients, is_private=one.is_private)),
             holds=lambda name: source.catalog.knows(*name),
             known=lambda manifest: self._known(source, manifest),
             on_told=lambda: self._reader.changed(config.name),

@@ -47,6 +47,7 @@ class Outgoing:
     Args:
         allow_public, allow_private: whether a remote that anybody can read may receive anything, and what belongs to
         private models.
+        is_open: whether what a run used may be told to everybody: its model is public.
         holds: whether the remote is known to hold a module.
         known: keys that manifests on the remote name for the run key of this one; None where nobody can tell now.
         on_told: called when the remote has taken something.
@@ -63,6 +64,7 @@ class Outgoing:
         *,
         allow_public: bool,
         allow_private: bool,
+        is_open: Callable[[Pending], bool] = lambda one: not one.is_private,
         holds: Callable[[ModuleName], bool],
         known: Callable[[Manifest], Awaitable[frozenset[str] | None]],
         on_told: Callable[[], None],
@@ -75,6 +77,7 @@ class Outgoing:
         self._metrics = metrics
         self._allow_public = allow_public
         self._allow_private = allow_private
+        self._is_open = is_open
         self._holds = holds
         self._known = known
         self._on_told = on_told
@@ -188,7 +191,7 @@ class Outgoing:
     def _may_go(self, one: Pending) -> bool:
         if not self._is_public:
             return self._is_public is False
-        return self._allow_public and (self._allow_private or not one.is_private)
+        return self._allow_public and (self._allow_private or self._is_open(one))
 
     def _may_go_alone(self, one: Pending) -> bool:
         may = one.has_ended and not one.went_alone and self._may_go(one)

@@ -94,10 +94,9 @@ def plan(
         is_remote: whether some remote that answers holds it.
         bytes_per_s: how fast entries came lately; None where none did.
     """
-    local = [name for name in expected.modules if is_local(name)]
-    away = [name for name in expected.modules if name not in set(local)]
-    remote = [name for name in away if is_remote(name)]
-    missing = [name for name in away if name not in set(remote)]
+    local, remote, missing = list[ModuleName](), list[ModuleName](), list[ModuleName]()
+    for name in expected.modules:
+        (local if is_local(name) else remote if is_remote(name) else missing).append(name)
     if expected.modules and not expected.is_likely:
         missing, remote, local = list(expected.modules), [], []  # other graphs, about as many
     remote_bytes = _total([expected.modules[name].size_bytes for name in remote])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from neff.keys import ModuleName
 from neffd.fetch.flight import READY_HERE, Answer, Flight
 from neffd.metrics import Metrics
-from neffd.runs.budget import Budget
+from neffd.runs.budget import Budget, Spending
 from neffd.runs.manifests import UsedModule
 from neffd.runs.recorder import Run
 from neffd.tasks import Tasks
@@ -40,21 +40,16 @@ class _Guess:
     root: str
     modules: Mapping[ModuleName, UsedModule]
     source: str
-    allowance_bytes: int
+    spending: Spending
     coming: dict[asyncio.Future[Answer], Flight] = field(default_factory=dict)
 
     def brought(self, flight: Flight, compile_s: float | None) -> Brought:
         stated = self.modules[flight.name].compile_s
         return Brought(self.run, self.source, flight.remote, flight.total_bytes, compile_s or stated)
 
-    def affordable(self) -> Iterator[ModuleName]:
-        """As many as the stated sizes allow."""
-        left_bytes = self.allowance_bytes
-        for name, module in self.modules.items():
-            left_bytes -= module.size_bytes or 0
-            if left_bytes < 0:
-                return
-            yield name
+    def must_wait(self, stated_bytes: int | None) -> bool:
+        """Whether something has to land before one more is begun."""
+        return len(self.coming) >= _PARALLEL or bool(self.coming and not self.spending.fits(stated_bytes))
 
 
 class Prefetcher:
@@ -72,13 +67,27 @@ class Prefetcher:
         self._brought: dict[_Place, Brought] = {}
         self._coming: dict[_Place, tuple[_Guess, Flight]] = {}
         self._used_bytes: dict[tuple[Run, str], int] = {}
+        self._guesses: list[_Guess] = []
         self.bytes_per_s: float | None = None
 
     def start(
-        self, run: Run, root: str, modules: Mapping[ModuleName, UsedModule], source: str, resolve: Resolve
+        self,
+        run: Run,
+        root: str,
+        modules: Mapping[ModuleName, UsedModule],
+        source: str,
+        resolve: Resolve,
+        room_bytes: int | None = None,
     ) -> None:
-        """Begin to bring `modules` into the cache directory `root`, as far as `source` is worth it."""
-        guess = _Guess(run, root, modules, source, self._budget.allowance_bytes(source))
+        """Begin to bring `modules` into the cache directory `root`, as far as `source` is worth it.
+
+        Args:
+            room_bytes: more than that the directory may not hold.
+        """
+        allowance_bytes = self._budget.allowance_bytes(source)
+        most_bytes = allowance_bytes if room_bytes is None else min(allowance_bytes, room_bytes)
+        guess = _Guess(run, root, modules, source, Spending(most_bytes))
+        self._guesses.append(guess)
         self._tasks.start(self._bring_all(guess, resolve), name=f"prefetch-{run.identity.instance}")
 
     def used(self, root: str, name: ModuleName, *, was_there: bool) -> Brought | None:
@@ -98,8 +107,14 @@ class Prefetcher:
             self._used_bytes[key] = self._used_bytes.get(key, 0) + brought.size_bytes
         return brought
 
+    def awaited(self) -> set[ModuleName]:
+        """What was brought, or comes, and nobody has used yet."""
+        return {name for places in (self._brought, self._coming) for _, name in places}
+
     def ended(self, run: Run) -> None:
-        """The run is over: what it has not used by now was fetched for nothing."""
+        """The run is over: what it has not used by now was fetched for nothing; what still comes is judged then."""
+        if any(guess.run is run for guess in self._guesses):
+            return
         wasted_bytes = {source: 0 for of, source in self._used_bytes if of is run}
         for place, brought in list(self._brought.items()):
             if brought.run is run:
@@ -110,39 +125,48 @@ class Prefetcher:
             self._budget.judged(source, self._used_bytes.pop((run, source), 0), size_bytes)
 
     async def _bring_all(self, guess: _Guess, resolve: Resolve) -> None:
-        began_s, brought_bytes = self._clock(), 0
-        for name in guess.affordable():
-            # Sizes in a manifest are only somebody's word: what came counts too.
-            if guess.run.has_ended or brought_bytes >= guess.allowance_bytes:
+        began_s = self._clock()
+        try:
+            await self._bring_in_order(guess, resolve)
+        finally:
+            self._guesses.remove(guess)
+        if guess.run.has_ended:
+            self.ended(guess.run)
+        took_s, brought_bytes = self._clock() - began_s, guess.spending.spent_bytes
+        if brought_bytes and took_s > 0:
+            self.bytes_per_s = brought_bytes / took_s
+
+    async def _bring_in_order(self, guess: _Guess, resolve: Resolve) -> None:
+        for number, (name, module) in enumerate(guess.modules.items()):
+            while guess.must_wait(module.size_bytes):
+                await self._land(guess)
+            if guess.run.has_ended or guess.spending.is_over(module.size_bytes):
                 break
             answer = resolve(name)
             if isinstance(answer, Flight):
                 guess.coming[answer.outcome] = answer
+                guess.spending.begun(answer.outcome, module.size_bytes)
                 self._coming[guess.root, name] = guess, answer
-            while len(guess.coming) >= _PARALLEL:
-                brought_bytes += await self._land(guess)
+            if number % _PARALLEL == 0:
+                await asyncio.sleep(0)  # there may be thousands, and all of them here
         while guess.coming:
-            brought_bytes += await self._land(guess)
-        took_s = self._clock() - began_s
-        if brought_bytes and took_s > 0:
-            self.bytes_per_s = brought_bytes / took_s
+            await self._land(guess)
 
-    async def _land(self, guess: _Guess) -> int:
-        """Wait until some have landed; returns how many bytes they brought."""
+    async def _land(self, guess: _Guess) -> None:
+        """Wait until some have landed."""
         landed, _ = await asyncio.wait(guess.coming, return_when=asyncio.FIRST_COMPLETED)
-        total_bytes = 0
         for outcome in landed:
             flight, answer = guess.coming.pop(outcome), outcome.result()
             place = guess.root, flight.name
             if not answer.ready or answer == READY_HERE:
+                guess.spending.landed(outcome, flight.own_bytes)
                 self._coming.pop(place, None)
                 continue
-            total_bytes += flight.total_bytes
+            guess.spending.landed(outcome, flight.total_bytes)
             if place in self._coming:
                 brought = guess.brought(flight, answer.compile_s)
                 is_asked_for = flight.name in guess.run.modules  # a rank was faster: no guess any more
                 self._coming.pop(place) if is_asked_for else self._has_come(place, brought)
-        return total_bytes
 
     def _has_come(self, place: _Place, brought: Brought) -> None:
         self._coming.pop(place, None)

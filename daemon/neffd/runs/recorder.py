@@ -15,6 +15,8 @@ LOCAL, FETCHED, PREFETCHED, COMPILED, ASKED = "local", "fetched", "prefetched", 
 IDLE_S = 300.0
 # How often remotes are told of a run that goes on: so that it travels with the entries that it has just made.
 OFFER_EVERY_S = 5.0
+# How often it is written down that somebody is connected for a run.
+_HEARD_EVERY_S = 600.0
 # A manifest is written anew each time: the longer it is, the more seldom.
 _OFFER_MODULE_S = 0.01
 # In one run, in all that go on together, and how many these may be while nobody is connected for them.
@@ -160,7 +162,7 @@ class Recorder:
 
     def end(self, run: Run) -> None:
         """The run is over."""
-        run.has_ended, run.is_written = True, False
+        run.has_ended, run.is_written, run.heard_s = True, False, self._clock()
         if self._runs.get(run.identity.instance) is run:
             del self._runs[run.identity.instance]
             self._modules -= len(run.modules)
@@ -180,6 +182,13 @@ class Recorder:
             if len(run.modules) > run.offered
             and now_s - run.offered_s > OFFER_EVERY_S + _OFFER_MODULE_S * len(run.modules)
         ]
+
+    def note_presence(self) -> None:
+        """Have written down now and then that runs go on which meet nothing new: they may do so for weeks."""
+        since_s = self._clock() - _HEARD_EVERY_S
+        for run in self._runs.values():
+            if run.connections and run.heard_s < since_s:
+                run.heard_s, run.is_written = self._clock(), False
 
     def recent(self, within_s: float) -> list[Run]:
         """Runs that somebody is connected for, or of which something was heard in the last `within_s` seconds."""

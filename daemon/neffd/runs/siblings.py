@@ -6,7 +6,8 @@ Only used where no manifest tells what a run is going to need, as with repos tha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from neff.keys import ModuleName
@@ -17,6 +18,8 @@ from neffd.remotes.base import Remote, RemoteUnavailable
 MAX_KEYS = 3_000
 # More than this at once was no run's work.
 MAX_GROUP = 500
+# A guess is not worth asking again at once.
+_PAUSE_S = 60.0
 
 
 class Source(Protocol):
@@ -30,11 +33,17 @@ class Source(Protocol):
 
 
 class Siblings:
-    """Knows, for the present state of each remote, what came together."""
+    """Knows, for the present state of each remote, what came together.
 
-    def __init__(self) -> None:
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._groups: dict[tuple[str, str], tuple[str | None, dict[str, str]]] = {}
-        self._asking = asyncio.Lock()
+        self._not_before_s: dict[str, float] = {}
+        self._asking: dict[str, asyncio.Lock] = {}
 
     async def of(self, source: Source, name: ModuleName) -> list[ModuleName]:
         """The others that came to the remote together with `name`, as they are listed. Never raises."""
@@ -46,16 +55,20 @@ class Siblings:
         return [other for other in together if other != name] if len(together) <= MAX_GROUP else []
 
     async def _known(self, source: Source, name: ModuleName) -> dict[str, str]:
-        place, version = (source.remote.name, name.namespace), source.catalog.version(name.namespace)
-        async with self._asking:
+        remote = source.remote.name
+        async with self._asking.setdefault(remote, asyncio.Lock()):
+            place, version = (remote, name.namespace), source.catalog.version(name.namespace)
             known = self._groups.get(place)
             if known is not None and known[0] == version and name.key in known[1]:
                 return known[1]
+            if source.catalog.trouble is not None or self._clock() < self._not_before_s.get(remote, 0.0):
+                return {}
             keys = _around(name.key, sorted(source.catalog.keys_of(name.namespace)))
             try:
                 groups = dict(await source.remote.published_with(name.namespace, keys))
-            except RemoteUnavailable:
-                groups = {}
+            except RemoteUnavailable as error:
+                self._not_before_s[remote] = self._clock() + max(_PAUSE_S, error.retry_after_s or 0.0)
+                return {}
             groups.setdefault(name.key, "")  # not asked again for this version
             self._groups[place] = version, {key: group for key, group in groups.items() if group or key == name.key}
             return groups

@@ -34,6 +34,10 @@ class Census:
     def __len__(self) -> int:
         return len(self._held)
 
+    def get(self, name: ModuleName) -> Held | None:
+        """One entry, as it was last seen."""
+        return self._held.get(name)
+
     def saw(self, name: ModuleName, looks: Inspection) -> None:
         """Note how an entry looks now."""
         self.drop(name)

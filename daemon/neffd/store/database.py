@@ -140,7 +140,7 @@ _MIGRATIONS = (
     );
     """,
     """
-    CREATE TABLE module_owners (        -- whose runs used a module, as long as it may still be told; see neffd.runs.owners
+    CREATE TABLE module_owners (        -- whose runs used a module; see neffd.runs.owners
         namespace TEXT NOT NULL, key TEXT NOT NULL,
         model TEXT NOT NULL,            -- its id on the Hub, or empty for one that is nobody's business
         PRIMARY KEY (namespace, key, model)

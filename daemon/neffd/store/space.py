@@ -147,6 +147,14 @@ class Space:
         """Somebody asked for an entry that is here; written down with others, later."""
         self._asked_for[name] = self._wall()
 
+    def room_bytes(self, pinned: Collection[ModuleName]) -> int | None:
+        """How much more the directory may hold beside what is `pinned` and stays; None where nothing limits it."""
+        most_bytes = self._limits.max_bytes
+        if most_bytes is None:
+            return None
+        held = sum(facts.size_bytes for name in pinned if (facts := self._census.get(name)) is not None)
+        return max(0, int(most_bytes * self._limits.low) - held)
+
     @contextlib.asynccontextmanager
     async def reserve(self, size_bytes: int) -> AsyncIterator[None]:
         """Keep `size_bytes` of the file system for a download while inside.

@@ -10,7 +10,7 @@ from tests.harness.daemon import Daemon
 from tests.harness.waiting import eventually
 from tests.hub.process import HubProcess
 from tests.integration.hub.conftest import REPO, MakeHost
-from tests.integration.test_runs import NAMES, a_run, compile_all, plan, rank_of
+from tests.integration.test_runs import INGREDIENTS, NAMES, a_run, compile_all, plan, rank_of
 
 LATER = [entries.module(number) for number in range(100, 104)]
 
@@ -56,3 +56,36 @@ def test_without_any_manifest_what_came_with_the_first_is_brought(hub: HubProces
 def is_ready(host: Daemon, name: ModuleName) -> bool:
     mark: Path = host.cache / name.namespace / name.key / "model.done"
     return mark.exists()
+
+
+def test_what_belongs_to_a_model_that_is_not_public_waits_until_it_is(hub: HubProcess, make_host: MakeHost) -> None:
+    """The model's name is all that its run says: whether everybody may see it is asked of the Hub, without a token."""
+    shared = "alice/shared"
+    for repo_id, is_private in ((shared, False), ("alice/open", False), ("alice/secret", True)):
+        hub.seed_files(repo_id, {}, private=is_private)
+    host = make_host("a", remote={"url": f"hf://{shared}", "allow_public": True})
+    host.start()
+    for name, model in zip(NAMES, ("alice/secret", "alice/open", "alice/later"), strict=False):
+        run = a_run(model, {**INGREDIENTS, "model": {"id": model, "type": "llama"}})
+        with rank_of(host, run) as client:
+            compile_all(host, client, [name])
+            client.ask("run-ended")
+
+    def parked() -> dict[str, str]:
+        (remote,) = host.status()["remotes"]
+        return {one["name"]: one["reason"] for one in remote["journal"]["parked"]}
+
+    held = {str(NAMES[0]): "private-model", str(NAMES[2]): "private-model"}
+    eventually(lambda: parked() == held and told_to(hub, shared) == {NAMES[1].key}, "one may go, and goes")
+    eventually(lambda: host.status()["remotes"][0]["manifests"]["held"] == 2, "so does its manifest alone")
+    hub.seed_files("alice/later", {}, private=False)
+    host.kill()
+    host.start()
+    eventually(lambda: told_to(hub, shared) == {NAMES[1].key, NAMES[2].key}, "what has become public goes")
+    eventually(lambda: list(parked()) == [str(NAMES[0])], "and nothing else")
+    assert not any("alice/secret" in path for path in hub.read_files(shared))
+
+
+def told_to(hub: HubProcess, repo_id: str) -> set[str]:
+    """Keys of the modules that a repo holds."""
+    return {path.split("/")[1] for path in hub.read_files(repo_id) if path.endswith("/model.done")}

@@ -177,6 +177,36 @@ async def test_a_model_that_is_private_no_more_is_sent(root: CacheRoot, journal:
         assert pusher.parked == {}
 
 
+async def test_what_is_held_back_goes_by_itself_when_its_model_is_public(root: CacheRoot, journal: Journal) -> None:
+    remote = Scripted()
+    remote.may = Access(can_write=True, public=True)
+    first = taken(root, 1)
+    private, asked = {first.name}, list[Collection[ModuleName]]()
+
+    async def find_out(names: Collection[ModuleName]) -> None:
+        asked.append(names)
+
+    await insert(journal, first, "one")
+    policy = {"allow_public": True, "is_private": private.__contains__, "find_out": find_out}
+    async with pushing(remote, journal, **policy) as pusher:
+        await until(lambda: pusher.parked, "the pusher")
+        assert asked == [[first.name]]
+        remote.trouble = RemoteUnavailable("server-error")
+        private.clear()
+        pusher.look_again()
+        await until(lambda: pusher.writes.reason, "an attempt")
+        attempts = len(remote.batches)
+        assert 1 <= attempts <= 2, "a remote in trouble is given a rest all the same"
+        remote.trouble = None
+        await until(lambda: not pusher.waiting and not pusher.parked, "the pusher")
+    asked.clear()
+    second = taken(root, 2)
+    await insert(journal, second, "one")
+    async with pushing(remote, journal, **policy, allow_private_models=True) as pusher:
+        await until(lambda: remote.batches[-1:] == [[second.name.key]], "the pusher")
+    assert asked == [], "whose it is does not matter there"
+
+
 class Riding:
     """Documents that wait to go with entries, and what became of them."""
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 
 from neffd.runs import book
 from neffd.runs.book import Book
-from neffd.runs.identity import Identity
+from neffd.runs.identity import PRIVATE, Identity
 from neffd.runs.recorder import ASKED, COMPILED, FETCHED, LOCAL, Recorder, Run
 from neffd.store.database import Database
 from tests.harness import entries
@@ -39,8 +41,15 @@ class Kept:
         self.database.close()
         self.open()
 
-    def run(self, instance: str = "one", run_key: str = KEY, *, private: bool = False) -> Run:
-        return self.recorder.joined(Identity(instance, run_key, {"version": 1}, private))[0]
+    def run(
+        self,
+        instance: str = "one",
+        run_key: str = KEY,
+        *,
+        private: bool = False,
+        ingredients: Mapping[str, Any] = MappingProxyType({"version": 1}),
+    ) -> Run:
+        return self.recorder.joined(Identity(instance, run_key, dict(ingredients), private))[0]
 
     def use(self, run: Run, *numbers: int, how: str = LOCAL, compile_s: float | None = None) -> None:
         for number in numbers:
@@ -104,17 +113,94 @@ def test_runs_of_long_ago_are_not_resumed_and_too_many_are_dropped(kept: Kept, m
     for number in range(5):
         run = kept.run(str(number))
         kept.use(run, 0)
+        if number < 4:
+            kept.recorder.end(run)
         asyncio.run(kept.book.write([run]))
     assert len(asyncio.run(kept.book.with_key(KEY, 100))) == 3
+    assert len(asyncio.run(kept.book.open_runs(kept.clock()))) == 1
     kept.clock.pass_s(7 * 3600)
     assert asyncio.run(kept.book.open_runs(kept.clock())) == []
 
 
-def test_private_modules_and_time_saved(kept: Kept) -> None:
-    secret, public = kept.run("secret", private=True), kept.run("public")
-    kept.use(secret, 0, how=ASKED)
-    kept.use(public, 1, how=FETCHED, compile_s=40.0)
-    kept.use(public, 2, how=COMPILED, compile_s=7.0)
-    asyncio.run(kept.book.write([secret, public]))
-    assert asyncio.run(kept.book.private_names()) == {NAMES[0]}
-    assert asyncio.run(kept.book.saved_s()) == 40.0
+def test_time_saved_counts_each_run_once(kept: Kept) -> None:
+    first, second = kept.run("first"), kept.run("second")
+    kept.use(first, 1, how=FETCHED, compile_s=40.0)
+    kept.use(first, 2, how=COMPILED, compile_s=7.0)
+    kept.use(second, 3, how=FETCHED, compile_s=5.0)
+    asyncio.run(kept.book.write([first, second]))
+    assert asyncio.run(kept.book.saved_s()) == 45.0
+    assert asyncio.run(kept.book.saved_s(without=[second])) == 40.0
+
+
+def test_whose_modules_are_is_known_for_longer_than_their_runs(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret, said = kept.run("secret", private=True), kept.run("said", ingredients={"model": {"id": "org/model"}})
+    other = kept.run("other", ingredients={"inferred": {"command": "ab"}})
+    for run, number in ((secret, 0), (said, 0), (said, 1), (other, 2)):
+        kept.use(run, number, how=ASKED)
+    asyncio.run(kept.book.write([secret, said, other]))
+    owned = {(NAMES[0], PRIVATE), (NAMES[0], "org/model"), (NAMES[1], "org/model")}
+    assert set(asyncio.run(kept.book.owners())) == owned
+    # Waiting to be sent, or in a cache directory: whose it is must not be forgotten with the run.
+    kept.database.run_blocking(
+        lambda connection: connection.execute(
+            "INSERT INTO outbox (root, namespace, key, folder, provenance, size_bytes, file_count, existing, queued_at)"
+            " VALUES ('/cache', ?, ?, '', '', 1, 1, 0, 0)",
+            NAMES[0],
+        )
+    )
+    monkeypatch.setattr(book, "KEPT_RUNS", 0)
+    for run in (secret, said, other):
+        kept.recorder.end(run)
+    asyncio.run(kept.book.write([secret, said, other]))
+    assert set(asyncio.run(kept.book.owners())) == {(NAMES[0], PRIVATE), (NAMES[0], "org/model")}
+
+
+def test_what_becomes_private_later_is_private_from_the_beginning(kept: Kept) -> None:
+    run = kept.run("one")
+    kept.use(run, 0)
+    asyncio.run(kept.book.write([run]))
+    assert kept.run("one", private=True) is run
+    asyncio.run(kept.book.write([run]))
+    assert (NAMES[0], PRIVATE) in asyncio.run(kept.book.owners())
+    (again,) = asyncio.run(kept.book.open_runs(kept.clock()))
+    assert again.identity.is_private
+
+
+def test_what_happens_during_a_write_is_not_lost(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for when it is written, compiled while that goes on."""
+    run = kept.run()
+    kept.use(run, 0, how=ASKED)
+    write = book._write
+
+    def slow(connection: sqlite3.Connection, change: book._Change, now: float) -> int:
+        kept.recorder.compiled(ROOT, NAMES[0], 9.0)
+        return write(connection, change, now)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(book, "_write", slow)
+        asyncio.run(kept.book.write([run]))
+    assert run.changed == {NAMES[0]}
+    asyncio.run(kept.book.write([run]))
+    (again,) = asyncio.run(kept.book.open_runs(kept.clock()))
+    assert (again.modules[NAMES[0]].how, again.modules[NAMES[0]].compile_s) == (COMPILED, 9.0)
+
+
+def test_a_run_that_goes_on_outlives_any_number_of_others(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(book, "KEPT_RUNS", 2)
+    server = kept.recorder.joined(Identity("server", KEY, {"version": 1}), 1)[0]
+    kept.use(server, 0)
+    asyncio.run(kept.book.write([server]))
+    for number in range(4):
+        job = kept.run(str(number))
+        kept.use(job, 1)
+        kept.recorder.end(job)
+        asyncio.run(kept.book.write([job]))
+    kept.use(server, 2)
+    asyncio.run(kept.book.write([server]))
+    (again,) = asyncio.run(kept.book.open_runs(kept.clock()))
+    assert list(again.modules) == [NAMES[0], NAMES[2]]
+    # Nothing was heard of it for a day, and its row is gone: what it does then must stop nobody else.
+    kept.clock.pass_s(86_400)
+    asyncio.run(kept.book.write([kept.run("later"), kept.run("last")]))
+    kept.use(server, 3)
+    asyncio.run(kept.book.write([server, kept.run("after")]))

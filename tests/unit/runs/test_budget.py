@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neffd.runs.budget import Budget
+from neffd.runs.budget import Budget, Spending
 
 MOST = 1_000_000
 
@@ -36,3 +36,30 @@ def test_the_budget_stays_within_its_limits(runs: list[tuple[int, int]]) -> None
         budget.judged("guess", used, wasted)
         assert 0 < budget.allowance_bytes("guess") <= MOST
     assert budget.status().get("guess", {"used_bytes": 0})["used_bytes"] == sum(used for used, _ in runs)
+
+
+def test_what_nobody_knows_the_size_of_is_begun_with_care() -> None:
+    spending = Spending(100_000_000)
+    for number in range(2):
+        assert spending.fits(None)
+        spending.begun(number, None)
+    assert not spending.fits(None)
+    for number in range(2):
+        spending.landed(number, 1000)
+    for number in range(2, 1000):  # what comes is small: so is what will come
+        assert spending.fits(None)
+        spending.begun(number, None)
+
+
+@given(st.integers(0, 10**6), st.lists(st.tuples(st.none() | st.integers(0, 10**6), st.integers(0, 10**6))))
+def test_beyond_the_limit_goes_one_at_most_where_sizes_are_not_what_was_said(
+    most_bytes: int, entries: list[tuple[int | None, int]]
+) -> None:
+    spending = Spending(most_bytes)
+    for number, (stated_bytes, size_bytes) in enumerate(entries):
+        if spending.is_over(stated_bytes):
+            break
+        spending.begun(number, stated_bytes)
+        spending.landed(number, size_bytes)
+        assert spending.spent_bytes < most_bytes + max(1, size_bytes)
+    assert not Spending(None).is_over(10**15)

@@ -133,3 +133,34 @@ async def test_nothing_more_is_begun_for_a_run_that_has_ended(monkeypatch: pytes
     bringing.land(NAMES[1])
     await until(lambda: not len(bringing.tasks), "it has stopped")
     assert bringing.begun == NAMES[:2]
+
+
+async def test_what_lands_after_the_end_was_for_nothing_and_is_judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefetching, "_PARALLEL", 3)
+    bringing = Bringing()
+    bringing.start()
+    await until(lambda: len(bringing.begun) == 3, "the first are begun")
+    bringing.land(NAMES[0])
+    await until(lambda: bringing.counted("ed") == SIZE_BYTES, "one has come")
+    assert bringing.prefetcher.used(ROOT, NAMES[0], was_there=True) is not None
+    bringing.recorder.end(bringing.run)
+    bringing.prefetcher.ended(bringing.run)
+    assert bringing.budget.status() == {SOURCE: {"allowance_bytes": 10**6, "used_bytes": 0, "wasted_bytes": 0}}
+    for name in list(bringing.begun[1:]):
+        bringing.land(name)
+    await until(lambda: not len(bringing.tasks), "it has stopped")
+    assert bringing.counted("_wasted") == (len(bringing.begun) - 1) * SIZE_BYTES
+    assert bringing.budget.status()[SOURCE]["used_bytes"] == SIZE_BYTES
+    assert bringing.prefetcher.awaited() == set()
+
+
+async def test_no_more_is_brought_than_there_is_room_for() -> None:
+    bringing = Bringing()
+    modules = {name: UsedModule(name.key, SIZE_BYTES) for name in NAMES}
+    bringing.prefetcher.start(bringing.run, ROOT, modules, SOURCE, bringing.resolve, 2 * SIZE_BYTES)
+    await until(lambda: len(bringing.begun) == 2, "two are begun")
+    assert bringing.prefetcher.awaited() == set(NAMES[:2])
+    for name in NAMES[:2]:
+        bringing.land(name)
+    await until(lambda: not len(bringing.tasks), "it has stopped")
+    assert bringing.begun == NAMES[:2]

@@ -77,12 +77,12 @@ def test_a_compile_counts_for_every_run_that_asked(recorded: Recorded) -> None:
 def test_a_run_ends_when_nobody_is_there_and_nothing_is_heard(recorded: Recorded) -> None:
     run = recorded.joined(connection=1)
     recorded.clock.pass_s(2 * recorder.IDLE_S)
-    assert recorded.recorder.idle() == []
+    assert recorded.recorder.over() == []
     recorded.recorder.left(run, 1)
     recorded.clock.pass_s(recorder.IDLE_S / 2)
-    assert recorded.recorder.idle() == []
+    assert recorded.recorder.over() == []
     recorded.clock.pass_s(recorder.IDLE_S)
-    assert recorded.recorder.idle() == [run]
+    assert recorded.recorder.over() == [run]
     recorded.recorder.end(run)
     assert list(recorded.recorder) == []
     assert recorded.joined() is not run
@@ -108,12 +108,67 @@ def test_runs_and_modules_are_bounded(recorded: Recorded, monkeypatch: pytest.Mo
     for number in range(5):
         recorded.clock.pass_s(1)
         runs.append(recorded.joined(str(number), connection=number if number == 0 else None))
-    assert set(recorded.recorder) == {runs[0], runs[3], runs[4]}
+    assert recorded.recorder.over() == runs[1:3]
+    for run in recorded.recorder.over():
+        recorded.recorder.end(run)
+    assert recorded.recorder.over() == []
     assert [recorded.recorder.used(runs[0], ROOT, entries.module(number), LOCAL) for number in range(3)] == [
         True,
         True,
         False,
     ]
+
+
+def test_all_runs_together_are_bounded(recorded: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "MAX_ALL_MODULES", 3)
+    first, second = recorded.joined("first"), recorded.joined("second")
+    for run in (first, second):
+        for number in (1, 2):
+            recorded.recorder.used(run, ROOT, entries.module(number), LOCAL)
+    assert (len(first.modules), len(second.modules)) == (2, 1)
+    recorded.recorder.end(first)
+    recorded.recorder.used(first, ROOT, OTHER, FETCHED)  # a rank that is late
+    assert recorded.recorder.used(second, ROOT, OTHER, LOCAL)
+    again = Recorder(recorded.clock, recorded.clock)
+    again.resume([second])
+    assert not [again.used(second, ROOT, entries.module(number), LOCAL) for number in (7, 8)][1]
+
+
+def test_a_long_manifest_is_told_more_seldom(recorded: Recorded) -> None:
+    run = recorded.joined(connection=1)
+    for number in range(1000):
+        recorded.recorder.used(run, ROOT, entries.module(number), LOCAL)
+    recorded.clock.pass_s(2 * recorder.OFFER_EVERY_S)
+    assert recorded.recorder.grown() == []
+    recorded.clock.pass_s(2 * recorder.OFFER_EVERY_S)
+    assert recorded.recorder.grown() == [run]
+
+
+def test_who_says_that_a_model_is_private_is_believed_whoever_it_is(recorded: Recorded) -> None:
+    run = recorded.joined(run_key="RUN_a")
+    recorded.recorder.used(run, ROOT, NAME, LOCAL)
+    run.changed, run.is_written = set(), True
+    again, is_new = recorded.recorder.joined(Identity("one", "RUN_b", is_private=True))
+    assert (again, is_new) == (run, False)
+    assert run.identity == Identity("one", "RUN_a", is_private=True)
+    assert (run.changed, run.is_written) == ({NAME}, False)
+    recorded.recorder.joined(Identity("one", "RUN_a"))
+    assert run.identity.is_private
+
+
+def test_a_run_that_goes_on_for_weeks_is_written_down_now_and_then(recorded: Recorded) -> None:
+    server, silent = recorded.joined("server", connection=1), recorded.joined("silent")
+    server.is_written = silent.is_written = True
+    recorded.recorder.note_presence()
+    assert server.is_written
+    recorded.clock.pass_s(3600)
+    recorded.recorder.note_presence()
+    assert (server.is_written, silent.is_written) == (False, True)
+    assert recorded.recorder.recent(60) == [server]
+    recorded.recorder.left(server, 1)
+    assert recorded.recorder.recent(60) == [server]
+    recorded.clock.pass_s(61)
+    assert recorded.recorder.recent(60) == []
 
 
 class Machine(RuleBasedStateMachine):

@@ -64,6 +64,9 @@ class Host:
     async def expected(self, identity: Identity) -> Expected:
         return self.guess
 
+    def is_of(self, session: Session, run_key: str) -> bool:
+        return False
+
     async def listed(self, namespace: str) -> list[ModuleName]:
         return [NAME]
 

@@ -301,3 +301,15 @@ async def test_it_says_where_last_uses_come_from(tmp_path: Path, monkeypatch: py
             disk.flags = os.ST_NOATIME
             made.space.scanned([])
             await until(lambda: made.space.status()["last_use_from"] == "questions", "mounted noatime")
+
+
+async def test_what_runs_use_takes_room_that_nothing_else_can_have(tmp_path: Path) -> None:
+    async with room(tmp_path, limits=Limits(max_bytes=5 * _SIZE, high=1.0, low=0.8)) as made:
+        first, second = made.write(1), made.write(2)
+        assert made.space.room_bytes([]) == 4 * _SIZE
+        assert made.space.room_bytes([first, second, entries.module(9)]) == 2 * _SIZE
+        for number in range(3, 8):
+            made.write(number)
+        assert made.space.room_bytes(list(map(entries.module, range(8)))) == 0
+    async with room(tmp_path, limits=Limits()) as made:
+        assert made.space.room_bytes([]) is None

@@ -119,6 +119,14 @@ class HubClient:
             raise RemoteUnavailable("bad-answer", "no commit in the answer to a head poll")
         return commit
 
+    async def is_private(self) -> bool:
+        """Whether the repo says that it is not for everybody. Raises RemoteUnavailable, for strangers as a rule."""
+        async with self._request("GET", f"{self._api}?expand=private") as answer:
+            told = await _json(answer)
+        if not isinstance(told, dict) or type(told.get("private")) is not bool:
+            raise RemoteUnavailable("bad-answer", "a repo does not say who may see it")
+        return bool(told["private"])
+
     async def tree(self, path: str, revision: str, *, recursive: bool = False) -> AsyncIterator[list[dict[str, Any]]]:
         """The items of one folder, or of all below it, page by page; raises NotThere where there is no such folder."""
         folder = f"{self._api}/tree/{revision}/{quote(path, safe='')}".rstrip("/")

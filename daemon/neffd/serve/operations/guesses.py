@@ -11,6 +11,7 @@ from neff.keys import ModuleName, is_namespace
 from neff.protocol import Message
 from neffd.fetch.flight import Answer, Flight
 from neffd.runs import plans
+from neffd.runs.budget import Spending
 from neffd.runs.identity import Identity
 from neffd.runs.plans import Expected
 from neffd.serve.following import answer_with, finish, progress
@@ -31,6 +32,9 @@ class Guesser(Protocol):
     def expected(self, identity: Identity) -> Awaitable[Expected]:
         """What a run is going to need."""
 
+    def is_of(self, session: Session, run_key: str) -> bool:
+        """Whether a client belongs to a run of this key."""
+
     def listed(self, namespace: str) -> Awaitable[list[ModuleName]]:
         """What remotes hold of a compiler version."""
 
@@ -43,8 +47,15 @@ def prefetch_guessed(guesser: Guesser, session: Session, number: int, message: M
     most_bytes = message.get("max_bytes")
     if most_bytes is not None and (type(most_bytes) is not int or most_bytes < 0):
         raise BadRequest("bad-request", "max_bytes must be a number of bytes")
-    wanted = guesser.expected(identity_in(message)) if "run" in message else _by_compiler(guesser, message)
-    bringing = _Bringing(guesser, session, number, most_bytes, is_awaited=bool(message.get("wait")))
+    is_awaited = bool(message.get("wait"))
+    if "run" in message:
+        identity = identity_in(message)
+        if not is_awaited and guesser.is_of(session, identity.run_key):
+            most_bytes = 0  # it is brought already: the greeting named the run; within its budget, and accounted for
+        wanted = guesser.expected(identity)
+    else:
+        wanted = _by_compiler(guesser, message)
+    bringing = _Bringing(guesser, session, number, most_bytes, is_awaited=is_awaited)
     session.start(bringing.begin(wanted), "prefetch")
 
 
@@ -71,7 +82,7 @@ class _Bringing:
         self._session = session
         self._resolver = session.resolver
         self._number = number
-        self._left_bytes = float("inf") if most_bytes is None else most_bytes
+        self._spending = Spending(most_bytes)
         self._is_awaited = is_awaited
 
     async def begin(self, wanted: Awaitable[Expected]) -> None:
@@ -89,16 +100,19 @@ class _Bringing:
     async def _bring(self, expected: Expected) -> None:
         """In order, a part at a time."""
         flights: dict[asyncio.Future[Answer], Flight] = {}
-        for name, module in expected.modules.items():
-            if self._left_bytes <= 0 or (module.size_bytes or 0) > self._left_bytes:
+        for number, (name, module) in enumerate(expected.modules.items()):
+            while len(flights) >= _PARALLEL or (flights and not self._spending.fits(module.size_bytes)):
+                await self._land(flights)
+            if self._spending.is_over(module.size_bytes):
                 break
             answer = self._resolve(name)
             if isinstance(answer, Flight):
                 flights[answer.outcome] = answer
+                self._spending.begun(answer.outcome, module.size_bytes)
             else:
                 self._tell(name, answer)
-            while len(flights) >= _PARALLEL:
-                await self._land(flights)
+            if number % _PARALLEL == 0:
+                await asyncio.sleep(0)  # there may be thousands, and all of them here
         while flights:
             await self._land(flights)
 
@@ -110,7 +124,7 @@ class _Bringing:
         landed, _ = await asyncio.wait(flights, timeout=_ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
         for outcome in landed:
             flight = flights.pop(outcome)
-            self._left_bytes -= flight.own_bytes  # what a manifest says of sizes is only somebody's word
+            self._spending.landed(outcome, flight.own_bytes)
             self._tell(flight.name, outcome.result())
         if not landed and self._is_awaited:
             flight = next(iter(flights.values()))

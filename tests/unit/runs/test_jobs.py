@@ -1,0 +1,344 @@
+"""The runs of a host: who belongs to which, what is written, told, brought and pinned; a database and no network."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neff.keys import ModuleName
+from neffd.fetch.flight import Answer, Flight, Flights
+from neffd.metrics import Metrics
+from neffd.runs import jobs as jobs_module
+from neffd.runs import plans, recorder
+from neffd.runs.identity import PRIVATE
+from neffd.runs.jobs import Jobs
+from neffd.runs.library import Found
+from neffd.runs.manifests import Manifest, UsedModule
+from neffd.runs.owners import Owners
+from neffd.store.database import Database
+from neffd.store.index import Index
+from neffd.store.root import CacheRoot
+from neffd.tasks import Tasks
+from tests.harness import entries
+from tests.unit.clock import Clock
+from tests.unit.waiting import until
+
+NAMES = [entries.module(number) for number in range(6)]
+KEY = "RUN_" + "ab" * 16
+INGREDIENTS = {"version": 1, "model": {"id": "org/model", "type": "llama"}, "compiler": entries.NAMESPACE[10:]}
+COMES, ABSENT = Answer(True, source="hub", compile_s=60.0), Answer(False, "not-on-remotes")
+
+
+class Client:
+    """A connection."""
+
+    def __init__(self, root: str | None, pid: int = 0) -> None:
+        self.root = root
+        self.pid = pid
+        self._closers: dict[object, Callable[[], None]] = {}
+
+    def on_close(self, callback: Callable[[], None], key: object = None) -> None:
+        self._closers[key] = callback
+
+    def close(self) -> None:
+        for callback in self._closers.values():
+            callback()
+
+
+class Remote:
+    """What remotes know of runs, and the cache directory's fetcher and space."""
+
+    def __init__(self) -> None:
+        self.manifests: list[Manifest] = []
+        self.offered: list[tuple[Manifest, bool, bool]] = []
+        self.room: int | None = None
+        self.asked: list[ModuleName] = []
+        self.pinned: list[set[ModuleName]] = []
+        self._flights = Flights(Clock())
+
+    async def find(self, namespace: str, key: str, ingredients: object) -> Found:
+        return Found([one for one in self.manifests if one.run_key == key])
+
+    async def offer(self, manifest: Manifest, *, private: bool, run: str, has_ended: bool) -> None:
+        self.offered.append((manifest, private, has_ended))
+
+    def resolve(self, name: ModuleName, *, urgent: bool = True, holding: bool = False) -> Answer | Flight:
+        self.asked.append(name)
+        flight, _ = self._flights.join(name)
+        flight.remote, flight.total_bytes = "hub", 1000
+        self._flights.land(flight, COMES)
+        return flight
+
+    def room_bytes(self, pinned: Any) -> int | None:
+        self.pinned.append(set(pinned))
+        return self.room
+
+
+class Place:
+    """One cache directory."""
+
+    def __init__(self, root: CacheRoot, remote: Remote) -> None:
+        self.root = root
+        self.fetcher = self.space = remote
+
+
+class Host:
+    """The runs of a host, in one life of the daemon after another."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        (folder / "cache").mkdir()
+        self.root = CacheRoot(folder / "cache")
+        self.path = str(self.root.path)
+        self.clock, self.remote, self.wall = Clock(), Remote(), Clock(1e9)
+        self.workers = ThreadPoolExecutor(2)
+
+    def open(self) -> Jobs:
+        self.tasks, self.owners = Tasks(), Owners()
+        self.database = Database(self._folder / "state")
+        self.jobs = Jobs(
+            self.database,
+            Index(self.database),
+            Metrics(),
+            self.tasks,
+            self.workers,
+            places=lambda: [Place(self.root, self.remote)],
+            holds=lambda name: False,
+            namespaces=self._namespaces,
+            refresh=self._refresh,
+            library=self.remote,
+            sources=[],
+            owners=self.owners,
+            prefetch=True,
+            most_bytes=10**9,
+            recent_s=600.0,
+            clock=self.clock,
+            wall=self.wall,
+        )
+        return self.jobs
+
+    async def again(self) -> Jobs:
+        await self.tasks.stop(5.0)
+        await asyncio.to_thread(self.database.close)
+        self.open()
+        await self.jobs.load()
+        return self.jobs
+
+    def greet(self, instance: str = "one", *, pid: int = 0, **fields: Any) -> Client:
+        client = Client(self.path, pid)
+        self.greet_again(client, instance, **fields)
+        return client
+
+    def greet_again(self, client: Client, instance: str, **fields: Any) -> None:
+        run = {"key": KEY, "instance": instance, "ingredients": INGREDIENTS, "private": False, **fields}
+        self.jobs.greeted(client, {"root": self.path, "run": run})
+
+    def make(self, *numbers: int) -> None:
+        for number in numbers:
+            entries.write(self.root.path, NAMES[number], entries.files(NAMES[number]))
+
+    def running(self) -> Sequence[dict[str, Any]]:
+        shown: list[dict[str, Any]] = self.jobs.status()["running"]
+        return shown
+
+    async def _namespaces(self) -> list[str]:
+        return []
+
+    async def _refresh(self, namespaces: object) -> None:
+        pass
+
+
+@pytest.fixture
+async def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Host]:
+    monkeypatch.setattr(jobs_module, "_WRITE_EVERY_S", 0.01)
+    host = Host(tmp_path)
+    host.open()
+    yield host
+    assert await host.tasks.stop(5.0) == []
+    await asyncio.to_thread(host.database.close)
+    host.workers.shutdown()
+
+
+def rows(host: Host, what: str) -> int:
+    return int(host.database.run_blocking(lambda connection: connection.execute(what).fetchone()[0]))
+
+
+async def test_a_run_is_one_row_however_many_write_at_once(host: Host) -> None:
+    client = host.greet()
+    host.jobs.used(client, NAMES[:2])
+    await asyncio.gather(*(host.jobs.write() for _ in range(5)), *(host.jobs.expected(_identity()) for _ in range(3)))
+    assert await asyncio.to_thread(rows, host, "SELECT count(*) FROM runs") == 1
+    assert await asyncio.to_thread(rows, host, "SELECT count(*) FROM run_modules") == 2
+
+
+async def test_a_rank_that_is_later_than_its_launcher_is_not_forgotten(host: Host) -> None:
+    host.make(0, 1)
+    launcher, rank = host.greet(), host.greet()
+    host.jobs.used(rank, NAMES[:1])
+    assert (await host.jobs.run_ended(launcher))["modules"] == 1
+    host.jobs.used(rank, NAMES[1:2])
+    with _running(host):
+        await until(lambda: len(host.remote.offered) == 2, "what came late is told too")
+    manifest, _, has_ended = host.remote.offered[-1]
+    assert ([module.key for module in manifest.modules], has_ended) == ([NAMES[0].key, NAMES[1].key], True)
+    assert [module.key for module in (await host.jobs.expected(_identity())).modules] == [
+        NAMES[0].key,
+        NAMES[1].key,
+    ]
+    assert host.running() == []
+    again = host.greet()
+    host.jobs.used(again, NAMES[2:3])
+    assert [run["modules"] for run in host.running()] == [1], "the same name again is another run"
+
+
+async def test_a_connection_that_greets_again_leaves_its_first_run(host: Host) -> None:
+    client = host.greet("one")
+    host.greet_again(client, "two")
+    assert {run["instance"]: run["processes"] for run in host.running()} == {"one": 0, "two": 1}
+    client.close()
+    assert {run["instance"]: run["processes"] for run in host.running()} == {"one": 0, "two": 0}
+
+
+async def test_what_was_compiled_without_a_question_belongs_to_the_run_of_its_process(host: Host) -> None:
+    rank, other = host.greet(pid=4711, private=True), host.greet("other", pid=4712)
+    host.jobs.told(other, NAMES[1], ABSENT)
+    host.jobs.compiled(host.path, NAMES[0], 5.0, 4711)
+    host.jobs.compiled(host.path, NAMES[1], 6.0, 4711)
+    assert (await host.jobs.run_ended(rank))["compiled"] == 2
+    assert (await host.jobs.run_ended(other))["compiled"] == 1
+    inner = host.greet("a session in another one", pid=4711)
+    host.jobs.told(inner, NAMES[2], ABSENT)
+    host.jobs.compiled(host.path, NAMES[2], 6.0, 4711)
+    assert (await host.jobs.run_ended(rank))["compiled"] == 2, "the one that asked is meant"
+    assert host.owners.of(NAMES[0]) == {PRIVATE}
+    assert host.owners.of(NAMES[1]) == {PRIVATE, "org/model"}
+
+
+async def test_what_is_private_stays_so_over_restarts(host: Host) -> None:
+    public, private = host.greet("public"), host.greet("private", private=True)
+    host.jobs.used(public, NAMES[:2])
+    host.jobs.used(private, NAMES[1:3])
+    host.jobs.used(host.greet("late"), NAMES[3:4])
+    host.greet("late", private=True)  # a rank was faster than the launcher, which knows more
+    await host.jobs.write()
+    for _ in range(2):
+        assert [PRIVATE in host.owners.of(name) for name in NAMES[:4]] == [False, True, True, True]
+        await host.again()
+
+
+async def test_what_was_saved_is_counted_once(host: Host) -> None:
+    host.jobs.told(host.greet("ends"), NAMES[0], COMES)
+    ends = host.greet("ends")
+    host.jobs.told(host.greet("goes on"), NAMES[1], COMES)
+    await host.jobs.run_ended(ends)
+    await host.jobs.write()
+    assert host.jobs.status()["saved_s"] == 120.0
+    await host.again()
+    assert host.jobs.status()["saved_s"] == 120.0
+    await host.jobs.run_ended(host.greet("goes on"))
+    assert host.jobs.status()["saved_s"] == 120.0
+
+
+async def test_a_run_of_weeks_is_taken_up_after_a_restart(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs_module, "_LOOK_EVERY_S", 0.0)
+    client = host.greet("server")
+    host.jobs.used(client, NAMES[:1])
+    await host.jobs.write()
+    host.clock.pass_s(7 * 86_400)
+    host.wall.pass_s(7 * 86_400)
+    with _running(host):
+        await until(lambda: _is_heard(host), "that it goes on is written down")
+    await host.again()
+    assert [(run["instance"], run["modules"]) for run in host.running()] == [("server", 1)]
+
+
+async def test_what_runs_use_is_pinned_until_a_while_after_their_end(host: Host) -> None:
+    client = host.greet()
+    host.jobs.used(client, NAMES[:1])
+    host.clock.pass_s(86_400)
+    assert host.jobs.pinned() == {NAMES[0]}
+    await host.jobs.run_ended(client)
+    client.close()
+    host.clock.pass_s(599)
+    assert host.jobs.pinned() == {NAMES[0]}
+    host.clock.pass_s(2)
+    assert host.jobs.pinned() == set()
+
+
+async def test_what_is_brought_fits_and_is_pinned(host: Host) -> None:
+    modules = tuple(UsedModule(name.key, 1000) for name in NAMES)
+    host.remote.manifests = [Manifest(entries.NAMESPACE, KEY, INGREDIENTS, modules)]
+    host.remote.room = 3000
+    host.jobs.used(host.greet("running"), NAMES[5:])
+    await until(lambda: not len(host.tasks), "what a run needs was looked for")
+    host.remote.asked.clear()
+    host.greet("next")
+    await until(lambda: len(host.remote.asked) == 3 and not len(host.tasks), "as much is brought as there is room for")
+    assert host.remote.pinned[-1] >= {NAMES[5]}
+    assert host.jobs.pinned() == {*NAMES[:3], NAMES[5]}
+
+
+async def test_nothing_is_brought_for_who_does_not_want_it(host: Host) -> None:
+    modules = tuple(UsedModule(name.key, 1000) for name in NAMES)
+    host.remote.manifests = [Manifest(entries.NAMESPACE, KEY, INGREDIENTS, modules)]
+    client = host.greet(prefetch=False)
+    await until(lambda: not len(host.tasks), "nothing goes on")
+    assert host.remote.asked == []
+    assert host.jobs.is_of(client, KEY)
+    assert not host.jobs.is_of(Client(host.path), KEY)
+
+
+async def test_a_full_disk_ends_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.make(0)
+    client = host.greet()
+    host.jobs.told(client, NAMES[0], COMES)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs_module, "complete", full)
+        assert (await host.jobs.run_ended(client))["fetched"] == 1
+    assert host.remote.offered == []
+
+
+def test_ten_thousand_modules_are_counted_at_once() -> None:
+    names = [ModuleName(entries.NAMESPACE, f"MODULE_{number}+abcdef01") for number in range(recorder.MAX_MODULES)]
+    expected = plans.Expected({name: UsedModule(name.key) for name in names}, plans.SAME_KEY)
+    local = set(names[: len(names) // 2])
+    looked: list[ModuleName] = []
+
+    def is_remote(name: ModuleName) -> bool:
+        looked.append(name)
+        return name == names[-1]
+
+    told = plans.plan(expected, is_local=local.__contains__, is_remote=is_remote)
+    assert (told["local"], told["remote"], told["missing"]) == (5_000, 1, 4_999)
+    assert looked == names[5_000:], "each once"
+
+
+def _identity() -> Any:
+    from neffd.runs.identity import Identity
+
+    return Identity("", KEY, INGREDIENTS)
+
+
+def _is_heard(host: Host) -> bool:
+    (run,) = host.jobs._recorder
+    return run.is_written and run.heard_s == host.clock()
+
+
+@contextlib.contextmanager
+def _running(host: Host) -> Any:
+    task = host.tasks.start(host.jobs.run(), name="jobs")
+    try:
+        yield
+        assert not task.done()
+    finally:
+        task.cancel()
