@@ -18,6 +18,14 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+# Properties get fewer examples than by default, and as long as they need; HYPOTHESIS_PROFILE=thorough looks longer.
+with contextlib.suppress(ImportError):  # the environment of `make interop` has none
+    from hypothesis import settings
+
+    settings.register_profile("quick", max_examples=40, deadline=None)
+    settings.register_profile("thorough", max_examples=400, deadline=None)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
 # How long a thread that was told to stop may take to end, all threads of one test together.
 THREAD_GRACE_S = 1.0
 # How many turns of the loop a task that was cancelled may take to end.
