@@ -7,7 +7,7 @@ BIN := .venv/bin
 REMOTE ?= hub
 # The tests wait for other processes more than they compute. In the order of their folders: the long ones come first,
 # and the quick ones of tests/unit fill up what is left.
-JOBS ?= 3
+JOBS ?= 4
 # An activated environment, or Python's own variables, must not leak into ours; without its bytecode kept, every
 # daemon that a test starts would compile all modules again.
 unexport PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
