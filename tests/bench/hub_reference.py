@@ -56,12 +56,17 @@ def bench_hub(folder: Path) -> list[Figure]:
         hub.set(latency_s=LATENCY_S)
         figures = publish(Daemon(folder / "a", [remote]), hub, names)
         figures += at_once(folder, remote, hub, names)
-        in_turn_s, requests = fetch(Daemon(folder / "c", [remote], _DEFAULTS), hub, [[name] for name in names])
+        in_turn = [[name] for name in names]
+        in_turn_s, requests = fetch(Daemon(folder / "c", [remote], _DEFAULTS), hub, in_turn)
+        calm = {**_DEFAULTS, "runs": {"prefetch": False}}
+        alone_s, alone_requests = fetch(Daemon(folder / "e", [remote], calm), hub, in_turn)
         figures += [
-            Figure("hub: 100 keys asked one after another", in_turn_s, "s"),
+            Figure("hub: 100 keys asked one after another, prefetched meanwhile", in_turn_s, "s"),
             Figure("hub: requests for them", requests, ""),
+            Figure("hub: the same without prefetching", alone_s, "s"),
+            Figure("hub: requests for them", alone_requests, ""),
         ]
-        figures += unknown_keys(Daemon(folder / "d", [{**remote, "mode": "read"}]), hub, names[0])
+        figures += unknown_keys(Daemon(folder / "d", [{**remote, "mode": "read"}], calm), hub, names[0])
     return figures + _REFERENCE
 
 
