@@ -92,7 +92,7 @@ class Keeper:
         self._watched = processes.Watched(self._ended)
         self._boot_id = boot_id()
         self._pid_space = processes.pid_space()
-        self._looked: dict[Place, tuple[float, str | None]] = {}
+        self._looked: dict[Place, float] = {}  # when its lock was last seen
         self._unknown: dict[Place, LockId] = {}
         self._changed = Wake()
         stale.on_gone = self._is_no_more
@@ -166,11 +166,10 @@ class Keeper:
     def look(self, place: Place) -> str | None:
         """READY or FREE once the lock is gone, None while it is there. Waiters of one entry share a look."""
         now = self._clock()
-        looked_at, seen = self._looked.get(place, (now - _LOOK_EVERY_S, None))
-        if now - looked_at < _LOOK_EVERY_S and seen is None:
+        if now - self._looked.get(place, float("-inf")) < _LOOK_EVERY_S:
             return None
         if lockfile.identity(self._path(place)) is not None:
-            self._looked[place] = (now, None)
+            self._looked[place] = now
             return None
         self._looked.pop(place, None)
         return READY if self._directories[place.root].root.is_ready(place.name) else FREE

@@ -296,6 +296,13 @@ async def test_without_permission_to_remove_it_is_reported(tmp_path: Path) -> No
         await host.stop()
 
 
+async def test_that_a_lock_is_gone_is_seen_however_long_the_machine_has_been_up(host: Host) -> None:
+    for step in range(2_000):  # such a time less a pause is not always that pause ago
+        uptime_s = 1.37 ** (step / 50) + step / 7
+        host.keeper._clock = lambda uptime_s=uptime_s: uptime_s  # type: ignore[misc]
+        assert host.keeper.look(host.place) == "free", uptime_s
+
+
 async def test_an_old_lock_of_nobody_is_reported_with_the_processes_to_look_at(host: Host) -> None:
     long_ago = LockId(1, time.time_ns() - 3600 * 10**9)
     suspects = {host.place: (host.lock, long_ago, 60.0)}
