@@ -165,11 +165,11 @@ class Catalog:
         if key in known.keys:
             return True
         if not self._is_fresh(known):
-            await self.look(namespace)
+            await self._look_and_ask(namespace, key)
         if not known.is_complete and key not in known.absent:
             self._start_listing(namespace)
-            self._asked.setdefault(namespace, set()).add(key)
-            await self._together("present", namespace, self._ask_present)
+            if key not in known.keys:
+                await self._ask(namespace, key)
         return key in known.keys
 
     def learn(self, namespace: str, key: str) -> None:
@@ -263,6 +263,23 @@ class Catalog:
             running.add_done_callback(lambda _: self._shared.pop((what, namespace), None))
         await asyncio.shield(running)
 
+    async def _look_and_ask(self, namespace: str, key: str) -> None:
+        """See which version there is, and ask for the key meanwhile, at the one of before: a yes is one there too."""
+        known, questions = self._of(namespace), [self.look(namespace)]
+        is_heard = self._has_answered and self.reads.reason is None
+        if is_heard and not known.is_complete and key not in known.absent:
+            questions.append(self._ask(namespace, key))
+        outcomes = await asyncio.gather(*questions, return_exceptions=True)
+        failed = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        if failed and key not in known.keys:
+            raise failed[0]
+
+    async def _ask(self, namespace: str, key: str) -> None:
+        """Ask for one key, together with all that come until the question goes out; one on its way is not the one."""
+        self._asked.setdefault(namespace, set()).add(key)
+        while key in self._asked.get(namespace, ()):
+            await self._together("present", namespace, self._ask_present)
+
     def _start_listing(self, namespace: str) -> None:
         if ("listing", namespace) not in self._shared:
             listing = self._tasks.start(self._list(namespace), name=f"catalog-listing-{namespace}", watched=True)
@@ -281,9 +298,11 @@ class Catalog:
     async def _ask_present(self, namespace: str) -> None:
         await asyncio.sleep(0)  # whoever asks in this turn of the loop is in the same question
         known, keys = self._of(namespace), self._asked.pop(namespace, set())
+        version = known.current
         found = await self._call(self._remote.present(namespace, sorted(keys)), CHECK_LIMIT_S)
         known.keys |= found
-        known.absent |= keys - found
+        if known.current == version:
+            known.absent |= keys - found
 
     async def _list(self, namespace: str) -> None:
         known = self._of(namespace)

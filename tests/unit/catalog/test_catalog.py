@@ -26,6 +26,7 @@ from tests.unit.waiting import until
 REPO = "alice/cache"
 NAMESPACE = entries.NAMESPACE
 HEAD = "HEAD /{namespace}/{name}/resolve/{revision}/{path}"
+PATHS_INFO = "POST /api/{type}/{namespace}/{name}/paths-info/{revision}"
 
 
 @pytest.fixture
@@ -116,6 +117,34 @@ async def test_many_askers_of_many_unknown_keys_share_their_questions(hub: HubSe
             assert sum(answers) == (32 if is_moved else 0)
             await catalog.refresh(NAMESPACE)
             assert sum(requests(hub).values()) <= 3 + 2
+
+
+async def test_who_comes_while_a_question_is_on_its_way_is_asked_for_in_the_next(hub: HubServer, tmp_path: Path) -> None:
+    hub.seed_files(REPO, entry(2))
+    hub.add_fault(r"GET .*/tree/", kind="stall", times=None)  # no listing answers for them
+    async with catalog_of(hub, tmp_path) as catalog:
+        await catalog.look(NAMESPACE)
+        hub.add_fault("POST ", kind="stall", stall_s=0.3, times=1)
+        first = asyncio.ensure_future(catalog.holds(NAMESPACE, key(1)))  # noqa: TID251
+        await hub.wait_for_requests(PATHS_INFO)
+        second = asyncio.ensure_future(catalog.holds(NAMESPACE, key(2)))  # noqa: TID251
+        assert await first
+        assert await second
+
+
+async def test_the_first_question_does_not_wait_for_the_look_at_the_head(hub: HubServer, tmp_path: Path) -> None:
+    hub.seed_files(REPO, entry(2))
+    hub.add_fault(r"GET .*/tree/", kind="stall", times=None)
+    async with catalog_of(hub, tmp_path, recheck_s=0.0) as catalog:
+        await catalog.look(entries.OLD_NAMESPACE)
+        hub.add_fault("HEAD ", kind="stall", times=None)
+        yes, no = (asyncio.ensure_future(catalog.holds(NAMESPACE, key(number))) for number in (2, 3))  # noqa: TID251
+        await hub.wait_for_requests(PATHS_INFO)
+        assert not yes.done()
+        hub.seed_files(REPO, entry(3))  # after the question, before the look
+        hub.clear_faults()
+        assert await yes
+        assert await no, "what was denied at another head is asked for again"
 
 
 async def test_another_hosts_entry_is_seen_at_the_next_miss(hub: HubServer, tmp_path: Path) -> None:
