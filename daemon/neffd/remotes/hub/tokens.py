@@ -1,15 +1,18 @@
-"""Where the Hub token comes from. Read again for every use, so that a rotated file takes effect at once."""
+"""Where the Hub token comes from. Looked for again by every use, so that a rotated file takes effect at once."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from neffd.remotes.base import RemoteUnavailable
 
 _OFF = {"1", "ON", "YES", "TRUE"}
+# The requests of one burst share a look at the file: it is taken on the event loop.
+_LOOK_EVERY_S = 0.1
 
 
 class TokenSource:
@@ -20,15 +23,21 @@ class TokenSource:
     Args:
         token_file: used instead of all that.
         anonymous: never send a token.
+        clock: monotonic seconds.
     """
 
     def __init__(
-        self, token_file: Path | None = None, *, anonymous: bool = False, environ: Mapping[str, str] = os.environ
+        self,
+        token_file: Path | None = None,
+        *,
+        anonymous: bool = False,
+        environ: Mapping[str, str] = os.environ,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._token_file = token_file
         self._anonymous = anonymous
         self._environ = environ
-        self._read = _CachedFile()
+        self._read = _CachedFile(clock)
 
     def get(self) -> str | None:
         """The token as it is now, or None.
@@ -70,17 +79,25 @@ class TokenSource:
 class _CachedFile:
     """Reads a token file again only when it was changed: it is asked for with every request."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._look_at = clock()
         self._seen: tuple[Path, int, int, int] | None = None
         self._text = ""
 
     def __call__(self, path: Path) -> str:
+        is_known = self._seen is not None and self._seen[0] == path
+        if not is_known or self._clock() >= self._look_at:
+            self._look(path)
+        return self._text
+
+    def _look(self, path: Path) -> None:
         facts = path.stat()
         seen = (path, facts.st_ino, facts.st_mtime_ns, facts.st_size)
         if seen != self._seen:
             self._text = path.read_text(errors="replace")
             self._seen = seen
-        return self._text
+        self._look_at = self._clock() + _LOOK_EVERY_S
 
 
 def _clean(text: str) -> str | None:

@@ -59,14 +59,18 @@ def test_implicit_tokens_can_be_forbidden(tmp_path: Path, word: str) -> None:
 
 
 def test_a_rotated_file_is_used_at_once(tmp_path: Path) -> None:
-    path = tmp_path / "token"
-    source = TokenSource(environ={"HF_TOKEN_PATH": str(path)})
+    path, now_s = tmp_path / "token", [50_000.0]
+    source = TokenSource(environ={"HF_TOKEN_PATH": str(path)}, clock=lambda: now_s[0])
     assert source.get() is None
     write(path, "first\n")
     assert source.get() == "first"
     write(tmp_path / "new", "other\n").replace(path)  # as a careful tool would: another file of the same size
+    assert source.get() == "first"  # one burst of requests, one look
+    now_s[0] += 0.11
     assert source.get() == "other"
     path.unlink()
+    now_s[0] += 0.11
+    assert source.get() is None
     assert source.get() is None
     write(path, "third\n")
     assert source.get() == "third"
