@@ -10,16 +10,17 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from neff.keys import ModuleName
+from neff.protocol import Message
 from neffd import __version__, cache_dirs
 from neffd.answers import Answers
 from neffd.care.care import Care
 from neffd.compiles.board import Place
 from neffd.compiles.building import keeper_of
 from neffd.compiles.keeper import Keeper
+from neffd.compiles.usual import Usual
 from neffd.config import Config
 from neffd.fetch.flight import Answer
 from neffd.fetch.refusals import Refusals
@@ -40,12 +41,13 @@ from neffd.serve.operations.why import Why
 from neffd.serve.session import Operation, Session
 from neffd.serve.status import Problems
 from neffd.slots import Line
-from neffd.store import workdirs
+from neffd.store import sharing, workdirs
 from neffd.store.database import Database
 from neffd.store.index import Index
 from neffd.store.root import CacheRoot
 from neffd.store.staging import clean_staging, own_staging
 from neffd.tasks import Tasks
+from neffd.threads import whole_pool
 
 if TYPE_CHECKING:
     from neffd.serve.http import HttpServer
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _WORKERS = 16
+# For looking names up, and for what hangs without keeping anybody waiting.
+_ODD_JOBS = 4
 # SIGTERM to exit stays under 10 s: what is nearly done gets this long, then everything is cancelled.
 _FINISH_S = 6.0
 _CANCEL_S = 2.0
@@ -71,7 +75,7 @@ class Service:
         self._exit_code = 0
         self._metrics = Metrics()
         self._tasks = Tasks(self._on_crash)
-        self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="neffd-worker")
+        self._workers = whole_pool(_WORKERS, "neffd-worker")
         self._listener = Listener(config.socket, config.socket_mode, config.socket_group)
         self._http: HttpServer | None = None
         self._staging_locks: list[int] = []
@@ -84,8 +88,10 @@ class Service:
     async def run(self, notifier: Notifier | None = None) -> int:
         """Start, serve until `stop`, and return the exit code. Raises NeffdError if starting is not possible."""
         notifier = notifier or Notifier({})
+        asyncio.get_running_loop().set_default_executor(whole_pool(_ODD_JOBS, "neffd-odd-jobs"))
         self._shared = self._resources()
         self._remotes = RemoteList(self._shared)
+        self._jobs = self._make_jobs()
         self._selfcheck = self._make_selfcheck()
         try:
             self._selfcheck.start(self._tasks)
@@ -124,6 +130,7 @@ class Service:
             journal=Journal(database, index),
             refusals=Refusals(database),
             problems=Problems("neffd"),
+            usual=Usual(),
             care=Care(
                 database, self._metrics, self._workers, self._tasks, lambda: self._remotes.catalogs(), self._clock
             ),
@@ -145,7 +152,6 @@ class Service:
             )
             for root in roots
         ]
-        self._jobs = self._make_jobs()
         self._keeper = self._make_keeper()
         await self._jobs.load()
         await self._remotes.find_orphans()
@@ -198,6 +204,7 @@ class Service:
             sources=self._remotes.sources,
             owners=self._remotes.owners,
             recent_s=self._config.store.keep_used_s,
+            on_expected=self._shared.usual.told,
             prefetch=runs.prefetch,
             most_bytes=runs.max_prefetch_bytes,
             clock=self._clock,
@@ -213,6 +220,7 @@ class Service:
             self._metrics,
             self._workers,
             on_compiled=self._compiled,
+            usual=self._shared.usual,
             on_lock_removed=lambda place, proof: self._shared.care.history.note(*place, "lock-removed", why=proof),
             clock=self._clock,
         )
@@ -229,7 +237,12 @@ class Service:
             **locks,
             **of_runs(self._jobs),
         }
-        await self._listener.start(lambda: Session(answers, operations, self._tell, self._jobs.greeted))
+        await self._listener.start(lambda: Session(answers, operations, self._tell, self._greeted))
+
+    def _greeted(self, session: Session, hello: Message) -> None:
+        sharing.learn_groups(session.uid, session.pid)
+        self._keeper.greeted(session.pid, session.program)
+        self._jobs.greeted(session, hello)
 
     def _tell(self, session: Session, name: ModuleName, answer: Answer) -> Answer:
         self._jobs.told(session, name, answer)

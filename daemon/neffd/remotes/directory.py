@@ -14,7 +14,6 @@ import secrets
 import stat
 import time
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -40,6 +39,7 @@ from neffd.remotes.base import (
 from neffd.remotes.provenance import FileDigest, Provenance
 from neffd.store import fsops, sharing
 from neffd.store.root import PART_SUFFIX
+from neffd.threads import whole_pool
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,7 +62,7 @@ class DirectoryRemote:
     def __init__(self, name: str, root: Path) -> None:
         self.name = name
         self._root = root
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"neffd-remote-{name}")
+        self._threads = whole_pool(_THREADS, f"neffd-remote-{name}")
         self._ready: dict[str, set[str]] = {}
         self._unready: dict[str, set[str]] = {}
         self._sweep_at = time.monotonic()

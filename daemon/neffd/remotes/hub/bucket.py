@@ -16,7 +16,6 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,6 +50,7 @@ from neffd.remotes.provenance import FileDigest, Provenance
 from neffd.store import fsops
 from neffd.store.root import PART_SUFFIX
 from neffd.tasks import Tasks
+from neffd.threads import whole_pool
 
 T = TypeVar("T")
 
@@ -104,8 +104,8 @@ class HubBucketRemote:
         self._lister = HubWorker(home, endpoint, stall_s=_READ_STALL_S)
         self._reader = HubWorker(home, endpoint, stall_s=_READ_STALL_S)
         self._downloader = HubWorker(home, endpoint, stall_s=_READ_STALL_S)
-        self._uploader = HubWorker(home, endpoint)
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"neffd-remote-{name}")
+        self._uploader = HubWorker(home, endpoint, is_patient=True)
+        self._threads = whole_pool(_THREADS, f"neffd-remote-{name}")
         self._tasks = Tasks()
         self._looks = Together(self._look, self._tasks, _ENTRIES_PER_LOOK)
         self._transfers = Together(self._transfer, self._tasks, _ENTRIES_PER_DOWNLOAD)

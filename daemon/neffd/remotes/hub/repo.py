@@ -12,7 +12,6 @@ import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,6 +49,7 @@ from neffd.remotes.hub.tokens import TokenSource
 from neffd.remotes.hub.workers import IDLE_S, STALL_S, HubCallFailed, HubWorker
 from neffd.store.root import PART_SUFFIX
 from neffd.tasks import Tasks
+from neffd.threads import whole_pool
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -91,7 +91,7 @@ class HubRepoRemote:
         self._tokens = tokens
         quotas = Quotas(clock)
         self._client = HubClient(endpoint, repo_id, tokens, connect_s=connect_s, read_s=read_s, tls=tls, quotas=quotas)
-        self._worker = HubWorker(home, endpoint, stall_s=stall_s, idle_s=idle_s)
+        self._worker = HubWorker(home, endpoint, stall_s=stall_s, idle_s=idle_s, is_patient=True)
         # Another, since calls of one process wait for each other: a fetch must not wait for an upload.
         self._downloader = HubWorker(home, endpoint, stall_s=min(stall_s, read_s), idle_s=idle_s)
         self._fill = Fill(repo_id)
@@ -103,7 +103,7 @@ class HubRepoRemote:
         downloads = Downloads(self._client, quotas, self._downloader, self._tasks, self._in_thread, clock)
         self._arrivals = Arrivals(self._describe, downloads.get, downloads.may_waste, self._tasks, self._in_thread)
         self._documents = Documents(self._client, self._move_head)
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"neffd-remote-{name}")
+        self._threads = whole_pool(_THREADS, f"neffd-remote-{name}")
         self._head = ""
         # Told by answers that were about presence, at a commit; used once, since who looks again wants to hear it anew.
         self._described: dict[tuple[ModuleName, str], RemoteEntry] = {}

@@ -26,6 +26,8 @@ _MAX_LINE_BYTES = 1 << 20
 # A cold disk may take its time to bring huggingface_hub.
 _START_S = 60.0
 _END_S = 1.0
+# A quarter of the share of those that somebody waits for; an upload under load still moves.
+_NICE, _NICEST = 5, 19
 _ABOUT_REPO = re.compile(r"/api/models/|/api/buckets/|/info/lfs/objects/batch$")
 # Of the environment's HF_* only what chooses the way of the transfer: the rest would redirect, silence or log it.
 _KEPT = re.compile(r"HF_XET_|HF_HUB_DISABLE_XET$")
@@ -70,13 +72,23 @@ class HubWorker:
     Args:
         home: folder for huggingface_hub's own caches.
         endpoint: base URL of the Hub; huggingface_hub reads it once, when it is imported.
+        is_patient: nobody waits for its calls: what else runs on the host gets the processors first.
     """
 
-    def __init__(self, home: Path, endpoint: str, *, stall_s: float = STALL_S, idle_s: float = IDLE_S) -> None:
+    def __init__(
+        self,
+        home: Path,
+        endpoint: str,
+        *,
+        stall_s: float = STALL_S,
+        idle_s: float = IDLE_S,
+        is_patient: bool = False,
+    ) -> None:
         self._home = home
         self._endpoint = endpoint
         self._stall_s = stall_s
         self._idle_s = idle_s
+        self._is_patient = is_patient
         self._turn = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
         self._has_started = False
@@ -157,7 +169,7 @@ class HubWorker:
         return self._process
 
     async def _spawn(self) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "neffd.remotes.hub.worker",
@@ -168,6 +180,11 @@ class HubWorker:
             limit=_MAX_LINE_BYTES,
             start_new_session=True,  # a Ctrl-C meant for the daemon must not cut a commit short
         )
+        if self._is_patient:
+            with contextlib.suppress(OSError):  # it may have ended
+                ours = os.getpriority(os.PRIO_PROCESS, 0)
+                os.setpriority(os.PRIO_PROCESS, process.pid, min(ours + _NICE, _NICEST))
+        return process
 
     def _environment(self) -> dict[str, str]:
         environ = {name: value for name, value in os.environ.items() if _KEPT.match(name) or not _DROPPED.match(name)}

@@ -106,6 +106,21 @@ async def test_calls_take_turns(worker: HubWorker, hub: HubServer) -> None:
         await second
 
 
+async def test_a_patient_one_lets_the_host_go_first(hub: HubServer, tmp_path: Path) -> None:
+    priorities = {}
+    for is_patient in (False, True):
+        worker = HubWorker(tmp_path / "home", hub.endpoint, is_patient=is_patient)
+        try:
+            assert (await access(worker, hub))["can_write"]
+            assert worker.pid is not None
+            threads = Path(f"/proc/{worker.pid}/task").iterdir()
+            priorities[is_patient] = {os.getpriority(os.PRIO_PROCESS, int(thread.name)) for thread in threads}
+        finally:
+            await worker.close()
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    assert priorities == {False: {ours}, True: {min(ours + 5, 19)}}
+
+
 async def test_an_idle_one_is_let_go_and_missed_by_nobody(hub: HubServer, tmp_path: Path) -> None:
     worker = HubWorker(tmp_path / "home", hub.endpoint, idle_s=0.0)
     try:
