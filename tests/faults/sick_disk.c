@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
@@ -48,6 +49,10 @@ static int illness_of(int fd) {
 ssize_t write(int fd, const void *data, size_t size) {
     FAIL_IF(illness_of(fd));
     return REAL(write)(fd, data, size);
+}
+ssize_t writev(int fd, const struct iovec *parts, int count) {
+    FAIL_IF(illness_of(fd));
+    return REAL(writev)(fd, parts, count);
 }
 ssize_t pwrite(int fd, const void *data, size_t size, off_t at) {
     FAIL_IF(illness_of(fd));

@@ -64,8 +64,7 @@ def _check_provenance(entry: RemoteEntry, stated: Mapping[str, str], digests: Ma
 
 
 def _check_neff(name: ModuleName, staged: Path, neff: FileDigest, is_proved: bool) -> list[str]:
-    with open(fsops.open_regular(staged / (xla.NEFF + PART_SUFFIX)), "rb") as reader:
-        start = reader.read(xla.NEFF_HEADER_BYTES)
+    start = fsops.read_start(staged / (xla.NEFF + PART_SUFFIX), xla.NEFF_HEADER_BYTES)
     if keys.ready_mark(name.namespace) == xla.NEFF and xla.is_failure_text(start):
         raise EntryRefused("failed-compile", "model.neff holds the text of a failed compile")
     header = xla.neff_header(start)

@@ -10,12 +10,14 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from neffd.errors import NeffdError
 
 CHUNK_BYTES = 1 << 20
+# Linux takes 1,024 of them at once (IOV_MAX).
+_MOST_PIECES = 1024
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -110,13 +112,35 @@ def hash_file(path: Path) -> tuple[int, str]:
     return size_bytes, digest.hexdigest()
 
 
+def read_start(path: Path, most_bytes: int) -> bytes:
+    """The beginning of a regular file, all of it if it is no longer than `most_bytes`; raises OSError."""
+    fd = open_regular(path)
+    try:
+        # No larger buffer than what is there can fill.
+        return os.read(fd, min(most_bytes, os.fstat(fd).st_size + 1))
+    finally:
+        os.close(fd)
+
+
 def read_small(path: Path, limit_bytes: int) -> bytes:
     """Content of a regular file; raises OSError (EFBIG) if it is over `limit_bytes`."""
-    with open(open_regular(path), "rb") as reader:
-        content = reader.read(limit_bytes + 1)
+    content = read_start(path, limit_bytes + 1)
     if len(content) > limit_bytes:
         raise OSError(errno.EFBIG, f"over {limit_bytes} bytes", str(path))
     return content
+
+
+def write_all(fd: int, pieces: Sequence[bytes]) -> None:
+    """Write pieces, one after the other, with as few calls as it takes; raises OSError."""
+    views = [memoryview(piece) for piece in pieces if piece]
+    while views:
+        written_bytes = os.writev(fd, views[:_MOST_PIECES])
+        while written_bytes:
+            whole = min(written_bytes, len(views[0]))
+            written_bytes -= whole
+            views[0] = views[0][whole:]
+            if not views[0]:
+                del views[0]
 
 
 def write_synced(path: Path, content: bytes) -> None:

@@ -82,8 +82,10 @@ class Placer:
 
     def _make_namespace(self, namespace: str) -> None:
         folder = self._root.path / namespace
+        if fsops.is_folder(folder):
+            return
         if os.path.lexists(folder):
-            return _refuse_if_no_folder(folder)
+            _refuse_if_no_folder(folder)
         draft = self._root.new_folder("fetch")
         try:
             sharing.inherit(draft, self._root.path)
@@ -95,18 +97,18 @@ class Placer:
             fsops.remove_tree(draft)
 
     def _place_whole(self, staged: Path, target: Path) -> None:
-        parts = sorted(staged.iterdir())
+        parts = {part: part.with_name(_stock_name(part)) for part in sorted(staged.iterdir())}
         try:
-            for part in parts:
-                part.rename(part.with_name(_stock_name(part)))
-            sharing.inherit(staged, target.parent)
+            for part, named in parts.items():
+                part.rename(named)
+            sharing.inherit(staged, target.parent, parts.values())
             sharing.check_harmless(staged, target.parent, self._root.path)
             fsops.sync_directory(staged)
             fsops.rename_exclusive(staged, target)
         except BaseException:
-            for part in parts:
+            for part, named in parts.items():
                 with contextlib.suppress(FileNotFoundError):
-                    part.with_name(_stock_name(part)).rename(part)
+                    named.rename(part)
             raise
         points.reached("entry-renamed")
         fsops.sync_directory(target.parent)

@@ -13,6 +13,7 @@ import pwd
 import shlex
 import stat
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -22,6 +23,9 @@ _ACL_ACCESS = "system.posix_acl_access"
 # An ACL attribute is a version of four bytes, then rules of tag, permissions and uid or gid (linux/posix_acl_xattr.h).
 _ACL_RULE = struct.Struct("<HHI")
 _WRITE, _SEARCH = 0o2, 0o1
+_MOST_USERS = 1_000
+# Groups that clients' processes were seen in, by uid.
+_seen: dict[int, frozenset[int]] = {}
 
 
 class _Tag(IntEnum):
@@ -50,11 +54,28 @@ class CannotShare(Exception):
         self.hint = hint
 
 
-def inherit(path: Path, parent: Path) -> None:
-    """Give `path` (a folder with files, a folder, or a file) what a child of `parent` should have."""
+def learn_groups(uid: int, pid: int) -> None:
+    """Note which groups a client's process is in: no account of this host may say so (`--group-add` of a container)."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return
+    said = {name: words.split() for name, _, words in (line.partition(":") for line in lines)}
+    (_, effective_uid, *_), (_, effective_gid, *_) = said["Uid"], said["Gid"]
+    if int(effective_uid) == uid and (uid in _seen or len(_seen) < _MOST_USERS):
+        groups = frozenset(int(gid) for gid in (effective_gid, *said["Groups"]))
+        _seen[uid] = _seen.get(uid, frozenset()) | groups
+
+
+def inherit(path: Path, parent: Path, children: Iterable[Path] | None = None) -> None:
+    """Give `path` (a folder with files, a folder, or a file) what a child of `parent` should have.
+
+    Args:
+        children: what is in the folder, where that is known.
+    """
     above = parent.stat()
     default_acl = _acl(parent, _ACL_DEFAULT)
-    for child in [path, *path.iterdir()] if path.is_dir() else [path]:
+    for child in (path, *(_children(path) if children is None else children)):
         _inherit_one(child, above, default_acl)
 
 
@@ -142,17 +163,19 @@ def _access_rules(path: Path, facts: os.stat_result) -> list[tuple[_Tag, int, in
 
 
 def _inherit_one(path: Path, above: os.stat_result, default_acl: bytes | None) -> None:
-    is_directory = path.is_dir()
-    with contextlib.suppress(OSError):  # root may, unless a mount squashes it
-        if os.geteuid() == 0:
-            os.chown(path, above.st_uid, -1, follow_symlinks=False)
-    with contextlib.suppress(OSError):
-        os.chown(path, -1, above.st_gid, follow_symlinks=False)
+    """What is as it should be is left alone: most files are, and each call costs as much as the look."""
+    facts = path.stat()
+    if (facts.st_uid, facts.st_gid) != (above.st_uid, above.st_gid):
+        facts = _take_owner(path, above)
+    is_directory = stat.S_ISDIR(facts.st_mode)
     mode = stat.S_IMODE(above.st_mode)
-    if path.stat().st_gid != above.st_gid:
+    if facts.st_gid != above.st_gid:
         # What the group above may do would be given to the wrong one: that one is anybody.
         mode = mode & ~(stat.S_IRWXG | stat.S_ISGID) | (mode & stat.S_IRWXO) << 3
-    path.chmod(mode if is_directory else mode & 0o666)
+    if not is_directory:
+        mode &= 0o666
+    if stat.S_IMODE(facts.st_mode) != mode:
+        path.chmod(mode)
     if default_acl is None:
         return
     os.setxattr(path, _ACL_ACCESS, default_acl)
@@ -162,6 +185,23 @@ def _inherit_one(path: Path, above: os.stat_result, default_acl: bytes | None) -
         path.chmod(path.stat().st_mode & 0o666)
 
 
+def _children(path: Path) -> list[Path]:
+    try:
+        return list(path.iterdir())
+    except NotADirectoryError:
+        return []
+
+
+def _take_owner(path: Path, above: os.stat_result) -> os.stat_result:
+    """As far as we may; the facts that came of it."""
+    with contextlib.suppress(OSError):  # root may, unless a mount squashes it
+        if os.geteuid() == 0:
+            os.chown(path, above.st_uid, -1, follow_symlinks=False)
+    with contextlib.suppress(OSError):
+        os.chown(path, -1, above.st_gid, follow_symlinks=False)
+    return path.stat()
+
+
 def _acl(path: Path, kind: str) -> bytes | None:
     try:
         return os.getxattr(path, kind)
@@ -169,12 +209,13 @@ def _acl(path: Path, kind: str) -> bytes | None:
         return None
 
 
-def _groups_of(uid: int) -> list[int]:
+def _groups_of(uid: int) -> frozenset[int]:
+    seen = _seen.get(uid, frozenset())
     try:
         user = pwd.getpwuid(uid)
     except KeyError:
-        return []
-    return os.getgrouplist(user.pw_name, user.pw_gid)
+        return seen
+    return seen.union(os.getgrouplist(user.pw_name, user.pw_gid))
 
 
 def _user_name(uid: int) -> str:

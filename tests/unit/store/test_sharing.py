@@ -16,6 +16,7 @@ import pytest
 
 from neffd.errors import NeffdError
 from neffd.layouts import xla
+from neffd.store import sharing
 from neffd.store.database import Database
 from neffd.store.index import Index
 from neffd.store.place import Placer
@@ -151,6 +152,26 @@ def test_a_namespace_of_a_user_who_is_nobody_elsewhere(place: Path) -> None:
     subprocess.run(shlex.split(command), check=True)
     assert DAEMON.run(lambda: _fetch(place)) == ["placed"]
     assert STRANGER.run(lambda: _can_compile_again(cache / NAME.namespace / NAME.key))
+
+
+@needs_root
+def test_who_is_in_a_group_without_an_account_that_says_so(place: Path) -> None:
+    """As with `--group-add` of a container: its maker may write what the group may, once it was seen to be in it."""
+    cache = _make_cache(place, 0o2775, DAEMON_IN_GROUP)
+    MEMBER.run(lambda: entries.write(cache, entries.module(2), entries.files(NAME)) and None)
+    (cache / NAME.namespace).chmod(0o2775)
+    with subprocess.Popen(
+        ["cat"], stdin=subprocess.PIPE, user=MEMBER.uid, group=MEMBER.gid, extra_groups=[2]
+    ) as client:
+
+        def learn_and_fetch(uid: int) -> list[str]:
+            sharing.learn_groups(uid, client.pid)
+            return _fetch(place)
+
+        assert DAEMON_IN_GROUP.run(lambda: _fetch(place))[0] == "refused"
+        assert DAEMON_IN_GROUP.run(lambda: learn_and_fetch(STRANGER.uid))[0] == "refused"
+        assert DAEMON_IN_GROUP.run(lambda: learn_and_fetch(MEMBER.uid)) == ["placed"]
+    assert MEMBER.run(lambda: _can_compile_again(cache / NAME.namespace / NAME.key))
 
 
 @needs_root

@@ -122,11 +122,11 @@ class _Arrival:
         wanted = [file for file in entry.files if file.name not in at_hand]
         obtained = {file.name: self._start(self._obtain(file, bets.get(file.name))) for file in wanted}
         self._its_turn.set()
-        written = self._start(self._finish(at_hand))  # while the rest is on its way
-        await asyncio.wait({written, *obtained.values()}, return_when=asyncio.FIRST_EXCEPTION)
+        if obtained:
+            await asyncio.wait(obtained.values(), return_when=asyncio.FIRST_EXCEPTION)
         # Whichever failed says why; if none did, all are done.
-        finishes = {name: task.result() for name, task in obtained.items() if task.done()}
-        digests = await written | await self._finish(finishes)
+        brought = {name: task.result() for name, task in obtained.items() if task.done()}
+        digests = await self._finish(at_hand | brought)
         for lead in self._leads.values():
             await self._share(lead)
         return Fetched(entry, digests)

@@ -39,8 +39,10 @@ class IncomingFile:
     def write(self, *pieces: bytes) -> None:
         """Take the next pieces; raises EntryRefused if there is more than the Hub stated, and OSError."""
         with self._lock:
-            for piece in () if self._is_closed else pieces:
-                self._write(piece)
+            if pieces and not self._is_closed:
+                for piece in pieces:
+                    self._count(piece)
+                fsops.write_all(self._opened().fileno(), pieces)
 
     def finish(self, *pieces: bytes) -> FileDigest:
         """Take the last pieces, sync and check; raises EntryRefused where the content is not what the Hub states."""
@@ -95,12 +97,6 @@ class IncomingFile:
         if not is_it:
             raise SpoiltOnTheWay("digest-mismatch", f"{expected.name} is not what the Hub states")
         return FileDigest(self._arrived_bytes, sha256)
-
-    def _write(self, piece: bytes) -> None:
-        self._count(piece)
-        writer, view = self._opened(), memoryview(piece)
-        while view:
-            view = view[writer.write(view) :]
 
     def _read(self) -> None:
         with self.path.open("rb") as reader:
