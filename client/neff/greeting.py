@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from binascii import crc32
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -49,6 +51,7 @@ def of_trainer(root: str, identity: Identity, environ: Mapping[str, str] | None 
     device, inode = identity
     job = {name: environ[name][:MAX_TEXT_CHARS] for name in JOB_VARIABLES if environ.get(name)}
     hello = {**_base(), "root": root, "device": device, "inode": inode, "repo": custom_repo(environ), "job": job}
+    hello |= _program()
     run = marker.of_environment(environ)
     return hello if run is None else {**hello, "run": run.message()}
 
@@ -65,6 +68,18 @@ def identity_of(root: str) -> Identity:
 def told_as(root: str) -> ToldAs:
     """What a greeting for `root` would tell of this process now."""
     return ToldAs(identity_of(root), os.environ.get(marker.VARIABLE))
+
+
+def _program() -> Message:
+    """Which program this process is now: by `exec` another takes its place, and its pid. Empty where that is unseen."""
+    try:
+        with open("/proc/self/auxv", "rb") as file:
+            drawn = file.read()  # addresses that each start of a program draws anew
+        with open("/proc/self/stat", encoding="ascii", errors="replace") as file:
+            started = int(file.read().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return {}
+    return {"program": {"number": crc32(drawn), "started": started, "at_ns": time.monotonic_ns()}} if drawn else {}
 
 
 def _base() -> Message:

@@ -61,7 +61,8 @@ class FetchPatience:
 
     def is_hung(self, now_s: float) -> bool:
         """Whether the daemon itself has fallen silent, and is not only slow."""
-        return now_s - self._heard_s >= min(HUNG_AFTER_S, self._silence_s)
+        # Added as for the deadline: a difference of times may round to less than the pause between them.
+        return now_s >= self._heard_s + min(HUNG_AFTER_S, self._silence_s)
 
 
 class SilencePatience:

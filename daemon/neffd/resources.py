@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from neffd.care.care import Care
+from neffd.compiles.usual import Usual
 from neffd.config import Config
 from neffd.fetch.refusals import Refusals
 from neffd.metrics import Metrics
@@ -22,7 +23,7 @@ from neffd.tasks import Tasks
 class Resources:
     """`workers` are threads for what blocks, `line` is where fetches wait for their turn, `clock` is monotonic.
 
-    `problems` are those of the daemon itself, not of one cache directory.
+    `problems` are those of the daemon itself, not of one cache directory; `usual` is how long compiles take.
     """
 
     config: Config
@@ -37,3 +38,4 @@ class Resources:
     refusals: Refusals
     care: Care
     problems: Problems
+    usual: Usual

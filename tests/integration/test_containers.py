@@ -12,8 +12,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from neffd.layouts import xla
 from tests.harness import entries
-from tests.harness.daemon import PROJECT
+from tests.harness.daemon import PROJECT, python_path
 from tests.harness.guests import Place, compiling, kill, problems, steps
 from tests.harness.rooms import CONTAINER, ROOT, ROOTLESS, Room, bind, hide, overlay
 from tests.harness.waiting import eventually
@@ -83,8 +84,28 @@ def test_a_rootless_trainer_is_its_user_on_the_host(place: Place, in_container: 
     assert {(path.stat().st_uid, path.stat().st_gid) for path in brought} == {(SOMEBODY.uid, SOMEBODY.gid)}
 
 
-# A lock is old at once.
-_IMPATIENT = "from neffd.compiles import stale; stale._OLD_S = 0.1; from neffd.main import main; main()"
+def test_a_trainer_that_replaces_itself_in_a_container(place: Place) -> None:
+    """Its own pid there is another one than the daemon sees, and it is known all the same which process that is."""
+    host, name = place.host("host"), entries.module(1)
+    container = place.container(host, ROOT)
+    container.skip_unless_possible()
+    host.start()
+    entries.write(host.cache, name, {})
+    inside = place.inside / "cache"
+    environ = place.environ(host, container)
+    environ["WHICH"] = "\n".join([str(inside), str(inside / name.namespace / name.key / xla.LOCK), *name])
+    environ["PYTHONPATH"] = python_path()
+    child = place.spawn(container, environ, sys.executable, "-m", "tests.integration.replacing_trainer")
+    said, errors = child.communicate(timeout=LONG_S)
+    assert (said.split(), errors) == (["free", "False"], "")
+    assert host.counter("neffd_stale_locks_cleared") == 1
+
+
+# A lock is old at the second look, and looks come soon.
+_IMPATIENT = (
+    "from neffd.compiles import keeper, stale; stale._OLD_S = keeper._SWEEP_S = 0.1\n"
+    "from neffd.main import main; main()"
+)
 
 
 def test_a_daemon_that_cannot_see_a_process_never_judges_it_dead(place: Place) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from neff.keys import ModuleName
+from neffd.layouts import xla
 from tests.harness import entries
 from tests.harness.daemon import PROJECT, Daemon, RawClient, python_path
 from tests.harness.processes import is_gone
@@ -325,6 +326,25 @@ def test_a_lock_of_somebody_else_is_never_removed(make_daemon: MakeDaemon) -> No
             while not (answer := client.receive()).get("done"):
                 pass
             assert answer["state"] == "free"
+
+
+def test_a_trainer_that_replaces_itself_does_not_wait_for_itself(make_daemon: MakeDaemon) -> None:
+    """By `exec`: pid and start are the same, what held the lock is gone."""
+    name = entries.module(1)
+    with make_daemon("host") as host:
+        folder = entries.write(host.cache, name, {})
+        which = "\n".join([str(host.cache), str(folder / xla.LOCK), *name])
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.integration.replacing_trainer"],
+            env={**os.environ, "PYTHONPATH": python_path(), "NEFFD_SOCKET": str(host.socket), "WHICH": which},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=SELDOM_S,
+        )
+        assert (done.stdout.split(), done.stderr) == (["free", "False"], "")
+        assert "has replaced itself by another program" in host.log
+        assert host.counter("neffd_stale_locks_cleared") == 1
 
 
 def test_the_lock_of_the_whole_directory_is_never_ours(make_daemon: MakeDaemon, spawn: Spawn) -> None:

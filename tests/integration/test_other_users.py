@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -10,11 +11,14 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from neff.keys import ModuleName
+from neffd.layouts import xla
 from tests.harness import entries
-from tests.harness.daemon import PROJECT, Daemon
+from tests.harness.daemon import PROJECT, Daemon, RawClient
 from tests.harness.guests import Place, compiling, kill, problems, steps
 from tests.harness.rooms import Room, bind
 from tests.harness.waiting import eventually
@@ -250,6 +254,61 @@ def test_a_lock_that_the_daemon_may_not_remove(place: Place) -> None:
     subprocess.run(shlex.split(problem["hint"]), check=True)
     assert steps(other)[0][0]["compiled"]
     eventually(lambda: not told(host, "stale-lock"), "nothing is left to report")
+
+
+def test_a_stranger_who_names_a_run(place: Place) -> None:
+    """Has one of its own, which it uses and ends; unless a process of the run has started it as somebody else."""
+    host = place.host("host", DAEMON)
+    as_shipped(host)
+    host.start()
+    ours, theirs = (room.user for room in MEMBERS)
+    assert ours.run(lambda: in_a_run(host, [1], then="used")) == ["used"]
+    used = theirs.run(lambda: in_a_run(host, [2, 3], then="run-ended"))
+    assert used == [str(entries.module(number)) for number in (2, 3)]
+    (left,) = host.status()["runs"]["running"]
+    assert (left["uid"], left["modules"]) == (ours.uid, 1)
+    with contextlib.closing(RawClient(host.socket, in_run(host))) as launcher:  # root's, as whose child each is started
+        theirs.run(lambda: in_a_run(host, [4], then="used"))
+        assert launcher.ask("run-ended")[-1]["run"]["names"] == [str(entries.module(4))]
+    assert ours.run(lambda: in_a_run(host, [], then="run-ended")) == [str(entries.module(1))]
+
+
+def test_a_stranger_who_claims_a_lock(place: Place) -> None:
+    """Under somebody's lock nothing is placed until that user asks for it."""
+    name = entries.module(1)
+    entries.write(place.shared, name, entries.files(name))
+    host = place.host("host", DAEMON)
+    for_everybody(host)
+    host.start()
+    ours, theirs = (room.user for room in MEMBERS)
+    locked = {"model.hlo_module.pb": b"its own", xla.LOCK: b""}
+    ours.run(lambda: entries.write(host.cache, name, locked) and None)
+    assert theirs.run(lambda: asked_with_lock(host, name)) == "locked"
+    assert ours.run(lambda: entries.read(host.cache, name)["model.hlo_module.pb"] == b"its own")
+    assert ours.run(lambda: asked_with_lock(host, name)) == "ready"
+
+
+def asked_with_lock(host: Daemon, name: ModuleName) -> str:
+    """What is said to one who says that the entry's lock is its own."""
+    with contextlib.closing(RawClient(host.socket, in_run(host))) as client:
+        asked = client.ask("resolve", namespace=name.namespace, keys=[name.key], holding=[name.key])
+        (last,) = [answer for answer in asked if answer.get("state") in ("ready", "absent")]
+        return str(last.get("reason", last["state"]))
+
+
+def in_run(host: Daemon) -> dict[str, Any]:
+    """The greeting of a process of the one run of these tests."""
+    facts = host.cache.stat()
+    run = {"key": f"RUN_{'ab' * 16}", "instance": "slurm:7:0", "ingredients": {"version": 1}, "private": False}
+    return {"root": str(host.cache), "device": facts.st_dev, "inode": facts.st_ino, "run": run}
+
+
+def in_a_run(host: Daemon, numbers: list[int], then: str) -> list[str]:
+    """Use modules; then end the run, and return which it had."""
+    with contextlib.closing(RawClient(host.socket, in_run(host))) as client:
+        assert client.ask("used", modules=[[*entries.module(number), 0.0] for number in numbers])[-1]["done"]
+        names: list[str] = client.ask(then)[-1]["run"]["names"] if then == "run-ended" else [then]
+        return names
 
 
 def told(host: Daemon, reason: str) -> dict[str, str]:

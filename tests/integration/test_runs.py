@@ -118,6 +118,7 @@ def test_what_a_run_uses_is_not_evicted(make_daemon: MakeDaemon) -> None:
             entries.write(daemon.cache, name, entries.files(name))
         daemon.ask("flush", timeout_s=20)
         eventually(lambda: daemon.status()["cache_dirs"][0]["space"]["kept"] == {"pinned": 3}, "all three stay")
+        assert all(entries.read(daemon.cache, name) == entries.files(name) for name in NAMES[:3])
 
 
 def test_ranks_of_one_launcher_are_one_run(make_daemon: MakeDaemon) -> None:

@@ -12,6 +12,7 @@ SENTENCES = {
     "refused": "the only copy failed verification",
     "locked": "somebody on this host was compiling it",
     "cannot-share": "placing it would have hindered another user",
+    "slower-than-compiling": "fetching it would have taken longer than compiling it",
     "disk": "the disk was full, read-only, or failed",
     "disk-nearly-full": "it would have left too little free space on the disk",
     "internal-error": "a fault of the daemon's own",

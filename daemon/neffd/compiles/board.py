@@ -17,6 +17,17 @@ class Place(NamedTuple):
     name: ModuleName
 
 
+class Program(NamedTuple):
+    """Which program a process was, and when (its clock, in ns): by `exec` another takes its place, and its pid."""
+
+    number: int
+    at_ns: int
+
+    def has_replaced(self, earlier: Program | None) -> bool:
+        """Whether a process that was `earlier` is this one now, and not the other way round."""
+        return earlier is not None and self.number != earlier.number and self.at_ns > earlier.at_ns
+
+
 @dataclass
 class Holder:
     """The process that said it made a lock.
@@ -31,6 +42,7 @@ class Holder:
     since: float
     connection: int | None = None
     is_gone: bool = False
+    program: Program | None = None
 
 
 @dataclass(eq=False)
@@ -93,6 +105,15 @@ class Board:
     def died(self, pid: int) -> list[Place]:
         """The process `pid` is gone, proven: mark its locks, and return where they are."""
         places = [place for place, holder in self.held() if holder.pid == pid]
+        for place in places:
+            self._entries[place].holder.is_gone = True  # type: ignore[union-attr]
+        return places
+
+    def replaced(self, pid: int, program: Program) -> list[Place]:
+        """The process `pid` is this program now: mark the locks of those that it was, and return where they are."""
+        places = [
+            place for place, holder in self.held() if holder.pid == pid > 0 and program.has_replaced(holder.program)
+        ]
         for place in places:
             self._entries[place].holder.is_gone = True  # type: ignore[union-attr]
         return places

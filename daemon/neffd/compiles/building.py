@@ -9,6 +9,7 @@ from neffd.compiles.board import Board, Place
 from neffd.compiles.keeper import Directory, Keeper
 from neffd.compiles.ledger import Ledger
 from neffd.compiles.stale import StaleLocks
+from neffd.compiles.usual import Usual
 from neffd.config_sections import LocksConfig
 from neffd.managed import ManagedRoot
 from neffd.metrics import Metrics
@@ -28,6 +29,7 @@ def keeper_of(
     *,
     on_compiled: Callable[[Place, int, int, float], None],
     on_lock_removed: Callable[[Place, str], None],
+    usual: Usual,
     clock: Callable[[], float],
 ) -> Keeper:
     """The keeper of these cache directories; see `Keeper` and `StaleLocks` for the arguments."""
@@ -47,5 +49,6 @@ def keeper_of(
         workers,
         is_own_lock=index.is_own_lock,
         on_compiled=on_compiled,
+        usual=usual,
         clock=clock,
     )

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from neff.keys import LockId, ModuleName
 from neff.protocol import FREE, READY
 from neffd.compiles import lockfile, processes
-from neffd.compiles.board import Board, Holder, Place, Waiter
+from neffd.compiles.board import Board, Holder, Place, Program, Waiter
 from neffd.compiles.ledger import Held, Ledger, Seen
 from neffd.compiles.stale import StaleLocks
 from neffd.compiles.usual import Usual
@@ -65,6 +65,7 @@ class Keeper:
         is_own_lock: whether the daemon itself has made a lock file.
         workers: threads for what blocks.
         on_compiled: told of every compile that ended well: place, pid, uid, seconds.
+        usual: told of every compile that ended well, too.
         clock: monotonic seconds.
     """
 
@@ -78,6 +79,7 @@ class Keeper:
         *,
         is_own_lock: Callable[[Path], bool],
         on_compiled: Callable[[Place, int, int, float], None] = lambda place, pid, uid, seconds: None,
+        usual: Usual | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directories = directories
@@ -88,7 +90,7 @@ class Keeper:
         self._is_own_lock = is_own_lock
         self._on_compiled = on_compiled
         self._clock = clock
-        self._usual = Usual()
+        self._usual = Usual() if usual is None else usual
         self._watched = processes.Watched(self._ended)
         self._boot_id = boot_id()
         self._pid_space = processes.pid_space()
@@ -115,18 +117,25 @@ class Keeper:
             with contextlib.suppress(OSError, sqlite3.Error):
                 await asyncio.shield(self._ledger.flush())
 
-    def took(self, place: Place, lock: LockId, *, pid: int, uid: int, connection: int) -> None:
+    def greeted(self, pid: int, program: Program | None) -> None:
+        """A process is this program now: one that it was before is gone, and left its locks behind."""
+        for place in self._board.replaced(pid, program) if program is not None else ():
+            self._clear(place, f"its maker, process {pid}, has replaced itself by another program")
+
+    def took(
+        self, place: Place, lock: LockId, *, pid: int, uid: int, connection: int, program: Program | None = None
+    ) -> None:
         """A process says that it made a lock. Believed where the file is that one, and of the process's user."""
         path = self._path(place)
         lock = LockId(lock.inode & lockfile.MOST, lock.ctime_ns)
-        if lockfile.identity(path) != lock or (uid != 0 and lockfile.owner(path) != uid):
+        if lockfile.made_by(path, uid) != lock:
             return
         pid = pid if self._watched.add(pid) else 0
         known = self._board.holder(place)
         # Told again by a new connection: the wall clock may have jumped since the first time.
         is_known = known is not None and known.lock == lock
         since = known.since if known is not None and is_known else self._clock() - lockfile.age_s(lock)
-        self._board.took(place, Holder(pid, uid, lock, since, connection))
+        self._board.took(place, Holder(pid, uid, lock, since, connection, program=program))
         space = self._pid_space if pid else None
         held = Held(pid, uid, processes.start_time(pid) if pid else None, space, self._boot_id, lock)
         self._ledger.held(place, held)
@@ -137,11 +146,12 @@ class Keeper:
         holder = self._board.holder(place)
         if holder is None or holder.lock.inode != lock.inode & lockfile.MOST or holder.lock.ctime_ns != lock.ctime_ns:
             return
-        if lockfile.identity(self._path(place)) == holder.lock:
+        path = self._path(place)
+        if lockfile.identity(path) == holder.lock or lockfile.is_hidden(path):
             return  # says who?
-        held_s = self._board.age_s(holder)
-        if held_s >= _SHORTEST_COMPILE_S and self._directories[place.root].root.is_ready(place.name):
-            self._usual.note(place.name, held_s)
+        held_s, neff = self._board.age_s(holder), self._directories[place.root].root.ready_neff(place.name)
+        if held_s >= _SHORTEST_COMPILE_S and neff is not None:
+            self._usual.note(place.name, held_s, neff.size_bytes)
             self._on_compiled(place, holder.pid, holder.uid, held_s)
         self._gone(place)
 
@@ -207,9 +217,13 @@ class Keeper:
     def _ended(self, pid: int) -> None:
         """Proof that a process is gone."""
         for place in self._board.died(pid):
-            holder = self._board.holder(place)
-            if holder is not None:
-                self._stale.clear(place, self._path(place), holder.lock, f"its maker, process {pid}, is gone")
+            self._clear(place, f"its maker, process {pid}, is gone")
+
+    def _clear(self, place: Place, proof: str) -> None:
+        """Its holder is no more, proven."""
+        holder = self._board.holder(place)
+        if holder is not None:
+            self._stale.clear(place, self._path(place), holder.lock, proof)
 
     def _is_no_more(self, place: Place, lock: LockId) -> None:
         """That lock is gone; another one may have its place, and its holder have told us before we heard of this."""
@@ -235,11 +249,11 @@ class Keeper:
     async def _restored(self) -> bool:
         """Find again those who held locks when the daemon ended; false where the database cannot be read now."""
         try:
-            held, seen, compile_s = await self._in_worker(self._ledger.load)
+            held, seen, compiles = await self._in_worker(self._ledger.load)
         except (OSError, sqlite3.Error) as error:
             log.warning("who held which lock cannot be read: %s", error)
             return False
-        self._usual = Usual(compile_s)
+        self._usual.load(compiles)
         for place, kept in held.items():
             if place.root not in self._directories or self._board.holder(place) is not None:
                 continue

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from neff.keys import LockId, ModuleName
 from neffd.compiles.board import Place
+from neffd.compiles.usual import Compile
 from neffd.store.database import Database
 
 _HELD = "INSERT OR REPLACE INTO held_locks VALUES (?,?,?,?,?,?,?,?,?,?)"
@@ -46,11 +47,11 @@ class Ledger:
         self._on_disk: set[Place] = set()
         self._seen_on_disk: dict[Place, Seen] = {}
 
-    def load(self) -> tuple[dict[Place, Held], dict[Place, Seen], dict[ModuleName, float]]:
-        """Held locks, seen locks, and recorded compile times. Blocking."""
-        held, seen, compile_s = self._database.run_blocking(_read)
+    def load(self) -> tuple[dict[Place, Held], dict[Place, Seen], list[Compile]]:
+        """Held locks, seen locks, and recorded compiles. Blocking."""
+        held, seen, compiles = self._database.run_blocking(_read)
         self._on_disk, self._seen_on_disk = set(held), dict(seen)
-        return held, seen, compile_s
+        return held, seen, compiles
 
     def held(self, place: Place, held: Held | None) -> None:
         """Note the maker of a lock; None once the lock is gone."""
@@ -93,16 +94,16 @@ class Ledger:
                 self._seen_on_disk[place] = sighting
 
 
-def _read(connection: sqlite3.Connection) -> tuple[dict[Place, Held], dict[Place, Seen], dict[ModuleName, float]]:
+def _read(connection: sqlite3.Connection) -> tuple[dict[Place, Held], dict[Place, Seen], list[Compile]]:
     held = {}
     for row in connection.execute("SELECT * FROM held_locks"):
         _, _, _, pid, uid, start_time, pid_space, boot_id, inode, ctime_ns = row
         held[_place(row)] = Held(pid, uid, start_time, pid_space, boot_id, LockId(inode, ctime_ns))
     seen = {_place(row): Seen(LockId(*row[3:5]), row[5]) for row in connection.execute("SELECT * FROM seen_locks")}
     times = connection.execute(
-        "SELECT namespace, key, compile_s FROM entries WHERE compile_s IS NOT NULL ORDER BY noted_at"
+        "SELECT namespace, key, compile_s, neff_bytes FROM entries WHERE compile_s IS NOT NULL ORDER BY noted_at"
     )
-    return held, seen, {ModuleName(namespace, key): seconds for namespace, key, seconds in times}
+    return held, seen, [Compile(ModuleName(*row[:2]), *row[2:]) for row in times]
 
 
 def _write(

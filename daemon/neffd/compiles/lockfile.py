@@ -46,12 +46,13 @@ def is_hidden(lock: Path) -> bool:
     return False
 
 
-def owner(lock: Path) -> int | None:
-    """The uid of the file, None where there is none."""
+def made_by(lock: Path, uid: int) -> LockId | None:
+    """Which file the lock is where a process of `uid` may have made it; None where there is none, or another's."""
     try:
-        return os.lstat(lock).st_uid
+        facts = os.lstat(lock)
     except OSError:
         return None
+    return LockId(facts.st_ino & MOST, facts.st_ctime_ns) if uid in (0, facts.st_uid) else None
 
 
 def age_s(lock: LockId) -> float:

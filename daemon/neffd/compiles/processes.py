@@ -13,6 +13,9 @@ import select
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from neff.protocol import Message
+from neffd.compiles.board import Program
+
 _PROC = Path("/proc")
 _START_TIME_FIELD = 19  # of /proc/PID/stat, counted after the command's name
 _SHOWN_CHARS = 120
@@ -73,6 +76,35 @@ def start_time(pid: int) -> int | None:
         words = (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
         return int(words[_START_TIME_FIELD])
     except (OSError, ValueError, IndexError):
+        return None
+
+
+def client_pid(hello: Message, peer: int) -> int:
+    """The pid of a client that has greeted through a connection of the process `peer`; 0 where it is another one.
+
+    So it is behind a proxy, whose life and death say nothing of it.
+    """
+    told, own = hello.get("pid"), _own_pid(peer)
+    return peer if type(told) is not int or own in (None, told) else 0
+
+
+def program_of(hello: Message, pid: int) -> Program | None:
+    """Which program a client that has greeted is, whose process is `pid`; None where that is not certain."""
+    told = hello.get("program")
+    if pid <= 0 or type(hello.get("pid")) is not int or not isinstance(told, dict):
+        return None
+    number, at_ns, started = told.get("number"), told.get("at_ns"), told.get("started")
+    if type(number) is not int or type(at_ns) is not int or type(started) is not int:
+        return None
+    return Program(number, at_ns) if started == start_time(pid) else None
+
+
+def _own_pid(pid: int) -> int | None:
+    """What a process calls itself, in the innermost pid namespace that it is in."""
+    try:
+        lines = (_PROC / str(pid) / "status").read_text(errors="replace").splitlines()
+        return int(next(line for line in lines if line.startswith("NSpid:")).split()[-1])
+    except (OSError, ValueError, StopIteration):
         return None
 
 

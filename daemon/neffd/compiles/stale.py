@@ -81,6 +81,7 @@ class StaleLocks:
         self._clearing: set[Place] = set()
         self._at_work: dict[Place, list[int]] = {}
         self._reported: dict[Place, _Report] = {}
+        self._seen: dict[Place, tuple[LockId, float]] = {}
         self._next_scan_at = clock()
         self.on_gone: Callable[[Place, LockId], None] = lambda place, lock: None
 
@@ -105,20 +106,29 @@ class StaleLocks:
             self._problems[place.root].over(STALE_LOCK, reported.command)
 
     async def report(self, suspects: Mapping[Place, Suspect]) -> None:
-        """Report those among the locks of unknown makers that are too old, with the processes to look at."""
+        """Report those among the locks of unknown makers that are too old, with the processes to look at.
+
+        How old is counted from when we first saw them: a file's time says nothing where the wall clock was set since.
+        """
+        now = self._clock()
+        seen, self._seen = self._seen, {}
+        for place, (_, lock, _) in suspects.items():
+            is_same = place in seen and seen[place][0] == lock
+            self._seen[place] = seen[place] if is_same else (lock, now)
         for place in [place for place, said in self._reported.items() if not said.is_proven and place not in suspects]:
             self.forget(place)
-        old = {place: suspect for place, suspect in suspects.items() if _is_old(suspect)}
-        if not old or (self._clock() < self._next_scan_at and set(old) <= set(self._reported)):
+        ages_s = {place: now - since for place, (_, since) in self._seen.items()}
+        old = {place: suspect for place, suspect in suspects.items() if _is_old(ages_s[place], suspect)}
+        if not old or (now < self._next_scan_at and set(old) <= set(self._reported)):
             return
-        self._next_scan_at = self._clock() + _SCAN_EVERY_S
+        self._next_scan_at = now + _SCAN_EVERY_S
         named = await self._in_worker(processes.naming, {place.name.key for place in old})
-        for place, (path, lock, usually_s) in old.items():
+        for place, (path, _, usually_s) in old.items():
             candidates = named[place.name.key]
             said = self._reported.get(place)
             if said is None or said.candidates != frozenset(candidates):
                 self.forget(place)
-                self._note(place, path, _doubt(lock, usually_s, candidates), frozenset(candidates))
+                self._note(place, path, _doubt(ages_s[place], usually_s, candidates), frozenset(candidates))
 
     async def _clear(self, place: Place, path: Path, lock: LockId, proof: str) -> None:
         try:
@@ -150,13 +160,13 @@ class StaleLocks:
         return await asyncio.get_running_loop().run_in_executor(self._workers, work, *args)
 
 
-def _is_old(suspect: Suspect) -> bool:
-    _, lock, usually_s = suspect
-    return lockfile.age_s(lock) > max(_OLD_S, _OLD_TIMES * (usually_s or 0.0))
+def _is_old(age_s: float, suspect: Suspect) -> bool:
+    _, _, usually_s = suspect
+    return age_s > max(_OLD_S, _OLD_TIMES * (usually_s or 0.0))
 
 
-def _doubt(lock: LockId, usually_s: float | None, candidates: Mapping[int, str]) -> str:
+def _doubt(age_s: float, usually_s: float | None, candidates: Mapping[int, str]) -> str:
     usual = f", which usually takes {usually_s:.0f} s" if usually_s is not None else ""
     shown = "; ".join(f"{pid} ({text})" for pid, text in sorted(candidates.items())[:3])
     who = f"these processes name it: {shown}" if candidates else "no process that can be seen on this host names it"
-    return f"for {lockfile.age_s(lock) / 60:.0f} min{usual}; {who}"
+    return f"for at least {age_s / 60:.0f} min{usual}; {who}"

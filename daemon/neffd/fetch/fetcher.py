@@ -20,6 +20,7 @@ from neff.keys import ModuleName
 from neffd import points
 from neffd.breaker import Breaker, BreakerOpen
 from neffd.catalog.catalog import Catalog
+from neffd.compiles import lockfile
 from neffd.fetch import verify
 from neffd.fetch.flight import READY_HERE, Answer, Flight, Flights
 from neffd.fetch.nearest import nearest_first
@@ -86,6 +87,7 @@ class Fetcher:
         line: Line,
         space: Space,
         stall_s: float,
+        worth_s: Callable[[ModuleName, int, float | None], float | None],
         elsewhere: Callable[[], Iterable[CacheRoot]] = tuple,
         clock: Callable[[], float] = time.monotonic,
         problems: Problems | None = None,
@@ -99,6 +101,7 @@ class Fetcher:
         self._workers = workers
         self._clock = clock
         self._stall_s = stall_s
+        self._worth_s = worth_s
         self._problems = problems or Problems(str(root.path))
         self._line = line
         self._space = space
@@ -291,6 +294,7 @@ class Fetcher:
             self._clock,
             stall_s=self._stall_s,
             describe_s=_DESCRIBE_LIMIT_S,
+            worth_s=self._worth_s,
             on_moved=reads.moved,
             nearby=functools.partial(self._nearby, flight.name),
             reserve=self._space.reserve,
@@ -307,7 +311,9 @@ class Fetcher:
         points.reached("entry-staged")
         self._note_origin(fetched, staged, remote)
         points.reached("index-written")
-        return self._place(flight.name, staged, bool(flight.holders)), oddities
+        # Who has made the lock that is there now: the one of an asker may be gone, and this one somebody else's.
+        lock = lockfile.identity(self._root.entry(flight.name) / xla.LOCK)
+        return self._place(flight.name, staged, lock in list(flight.holders.values())), oddities
 
     async def _transfer(self, flight: Flight, remote: Remote, staged: Path, watching: Watching) -> Fetched | None:
         """What the remote brings; given up when that is overdue."""
@@ -318,6 +324,7 @@ class Fetcher:
             while True:
                 finished, _ = await asyncio.wait({transfer}, timeout=_STALL_CHECK_S)
                 if finished:
+                    flight.left_s = None  # it is not given up while it goes in
                     return transfer.result()
                 if (why := watching.overdue()) is not None:
                     raise RemoteUnavailable("stalled", why)
@@ -337,7 +344,7 @@ class Fetcher:
 
     def _place(self, name: ModuleName, staged: Path, asker_holds_lock: bool) -> Placement:
         placement = self._placer.place(name, staged, asker_holds_lock=asker_holds_lock)
-        if placement is not Placement.LOCKED:
+        if placement is Placement.ALREADY_READY:
             fsops.remove_tree(staged)
         return placement
 

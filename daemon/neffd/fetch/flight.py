@@ -6,10 +6,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from neff.keys import ModuleName
-
-# Nobody waits longer than this for an entry whose compile time is unknown.
-LONGEST_WAIT_S = 600.0
+from neff.keys import LockId, ModuleName
+from neffd.fetch.pace import LONGEST_WAIT_S
 
 
 @dataclass(frozen=True)
@@ -41,8 +39,9 @@ class Meter:
 class Flight:
     """The fetch of one entry.
 
-    `found` is set once a remote is known to hold it; `holders` are askers that have made the entry's lock; a flight is
-    urgent as soon as a trainer waits for it.
+    `found` is set once a remote is known to hold it; `holders` are askers that have made the entry's lock, and which
+    lock that is; a flight is urgent as soon as a trainer waits for it. It is worth waiting for `give_up_s` in all, and
+    the rest takes `left_s` more as it moves now, where that can be told.
     """
 
     name: ModuleName
@@ -54,7 +53,8 @@ class Flight:
     own_bytes: int = 0
     total_bytes: int = 0
     give_up_s: float = LONGEST_WAIT_S
-    holders: set[int] = field(default_factory=set)
+    left_s: float | None = None
+    holders: dict[int, LockId] = field(default_factory=dict)
     line: Meter = field(default_factory=Meter)
 
     def __post_init__(self) -> None:

@@ -6,7 +6,11 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from pathlib import Path
 
-from neffd.fetch.flight import LONGEST_WAIT_S, Flight, Flights
+from neff.keys import ModuleName
+from neffd.fetch import pace
+from neffd.fetch.flight import Flight, Flights
+from neffd.fetch.pace import Pace
+from neffd.layouts import xla
 from neffd.remotes.base import RemoteEntry
 from neffd.slots import Line
 
@@ -19,6 +23,8 @@ class Watching:
     Args:
         stall_s: how long nothing may move once it is the flight's turn.
         describe_s: how long the remote may need to say what the entry is.
+        worth_s: how long compiling an entry takes, by its name, the size of its NEFF, and what it says itself; None
+        where nobody knows.
         on_moved: called when bytes arrived, from any thread.
         nearby: where else on this host a file of the entry lies.
         reserve: keeps that many bytes of the disk while inside.
@@ -33,6 +39,7 @@ class Watching:
         *,
         stall_s: float,
         describe_s: float,
+        worth_s: Callable[[ModuleName, int, float | None], float | None] = lambda name, size, stated_s: stated_s,
         on_moved: Callable[[], None] = lambda: None,
         nearby: Callable[[str], Path | None] = lambda file: None,
         reserve: Callable[[int], AbstractAsyncContextManager[None]] = lambda size_bytes: nullcontext(),
@@ -43,13 +50,15 @@ class Watching:
         self._clock = clock
         self._stall_s = stall_s
         self._describe_s = describe_s
+        self._worth_s = worth_s
         self._on_moved = on_moved
         self._nearby = nearby
         self._reserve = reserve
         self._held = AsyncExitStack()
         self._due_at: float | None = clock() + describe_s
         self._seen_bytes = 0
-        flight.own_bytes = 0
+        self._pace: Pace | None = None
+        flight.own_bytes, flight.left_s = 0, None
 
     @property
     def is_urgent(self) -> bool:
@@ -61,13 +70,16 @@ class Watching:
 
     async def turn(self, entry: RemoteEntry) -> None:
         """See `Watcher.turn`."""
-        if entry.provenance is not None and entry.provenance.compile_s is not None:
-            self._flight.give_up_s = min(LONGEST_WAIT_S, max(entry.provenance.compile_s, self._stall_s))
+        stated_s = entry.provenance.compile_s if entry.provenance is not None else None
+        neff_bytes = sum(file.size_bytes for file in entry.files if file.name == xla.NEFF)
+        worth_s = self._worth_s(entry.name, neff_bytes, stated_s)
+        self._flight.give_up_s = pace.limit_s(worth_s, min(pace.SHORTEST_WAIT_S, self._stall_s))
         self._due_at = None
         await self._held.enter_async_context(self._line.hold(self._flight, entry.size_bytes))
         await self._held.enter_async_context(self._reserve(entry.size_bytes))
         self._due_at = self._clock() + self._stall_s
         self._flight.begin(entry.size_bytes)
+        self._pace = Pace(self._flight.give_up_s, self._clock(), self._flight.own_bytes)
 
     def moved(self, count: int) -> None:
         """See `Watcher.moved`."""
@@ -75,8 +87,10 @@ class Watching:
         self._on_moved()
 
     def overdue(self) -> str | None:
-        """Why this should be given up now; to be asked now and then."""
+        """Why this should be given up now; to be asked now and then. What is left is looked at, too."""
         flight = self._flight
+        if self._pace is not None:
+            flight.left_s = self._pace.left_s(self._clock(), flight.own_bytes, flight.total_bytes)
         if self._due_at is None or (flight.has_begun and flight.own_bytes >= flight.total_bytes):
             return None  # it waits for its turn, or for the disk
         if flight.has_begun and flight.own_bytes != self._seen_bytes:
@@ -90,4 +104,5 @@ class Watching:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._flight.left_s = None
         await self._held.aclose()

@@ -1,4 +1,7 @@
-"""Runs in the database: what they were, and the modules they used, so that a restart forgets nothing."""
+"""Runs in the database: what they were, and the modules they used, so that a restart forgets nothing.
+
+The column `instance` holds `Identity.name`: instances are the users' own words, and two users may have the same one.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from neff.keys import ModuleName
-from neffd.runs.identity import Identity
+from neffd.runs.identity import Identity, split_name
 from neffd.runs.manifests import Manifest, UsedModule
 from neffd.runs.recorder import ASKED, Run, Used
 from neffd.store.database import Database
@@ -131,13 +134,13 @@ class _Change:
 def _write(connection: sqlite3.Connection, change: _Change, now: float) -> int:
     identity, row = change.identity, change.row
     if row is None:
-        # The same name again: an earlier run that has ended keeps its modules under another one.
-        rename = "UPDATE runs SET instance = instance || ' ' || id WHERE instance = ?"
-        connection.execute(rename, (identity.instance,))
+        # The same name again: an earlier run that has ended keeps its modules under one that no client can say.
+        rename = "UPDATE runs SET instance = instance || char(10) || id WHERE instance = ?"
+        connection.execute(rename, (identity.name,))
         insert = (
             "INSERT INTO runs (instance, run_key, ingredients, is_private, began_at, heard_at) VALUES (?,'','',0,?,?)"
         )
-        row = connection.execute(insert, (identity.instance, change.began_at, now)).lastrowid
+        row = connection.execute(insert, (identity.name, change.began_at, now)).lastrowid
         assert row is not None
     updated = connection.execute(
         "UPDATE runs SET run_key = ?, ingredients = ?, is_private = ?, heard_at = ?, ended_at = ? WHERE id = ?",
@@ -166,8 +169,10 @@ def _write(connection: sqlite3.Connection, change: _Change, now: float) -> int:
 
 
 def _run(connection: sqlite3.Connection, row: tuple[Any, ...], now_s: float) -> Run:
-    number, instance, run_key, ingredients, is_private, began_at = row
-    run = Run(Identity(instance, run_key, json.loads(ingredients), bool(is_private)), began_at, now_s, now_s, number)
+    number, name, run_key, ingredients, is_private, began_at = row
+    uid, instance = split_name(name)
+    identity = Identity(instance, run_key, json.loads(ingredients), bool(is_private), uid=uid)
+    run = Run(identity, began_at, now_s, now_s, number)
     query = (
         "SELECT namespace, key, root, how, position, size_bytes, compile_s FROM run_modules"
         " WHERE run_id = ? ORDER BY position"

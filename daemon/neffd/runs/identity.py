@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,13 @@ _RANK_ARGUMENTS = ("--local_rank=", "--local-rank=")
 _NO_RENDEZVOUS = "none"
 _MOST_COMMAND_BYTES = 65_536
 _MOST_DEPTH = 40
+_MOST_ANCESTORS = 64
+_NAME = re.compile(r"(-?[0-9]{1,10}):(.*)", re.DOTALL)
 _INFERRED = "inferred"
 # The owner of what is nobody's business.
 PRIVATE = ""
+# Of runs that were written down before their users were.
+UNKNOWN_UID = -1
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,12 @@ class Identity:
     """Names a run.
 
     Attributes:
-        instance: which start of which job; the same for all its processes.
+        instance: which start of which job; the same for all its processes, and whatever a client says it is.
         run_key: what it runs; empty where nobody can tell.
         ingredients: what the key was made of.
         is_private: whether its model is nothing that everybody may know of.
         wants_prefetch: whether what it will need may be brought ahead.
+        uid: whose it is, as the kernel tells the daemon.
     """
 
     instance: str
@@ -43,6 +49,12 @@ class Identity:
     ingredients: Mapping[str, Any] = field(default_factory=dict)
     is_private: bool = False
     wants_prefetch: bool = True
+    uid: int = UNKNOWN_UID
+
+    @property
+    def name(self) -> str:
+        """What tells the run from all others of this host: nobody can name somebody else's."""
+        return f"{self.uid}:{self.instance}"
 
     @property
     def owner(self) -> str | None:
@@ -59,26 +71,42 @@ def model_id(ingredients: Mapping[str, Any]) -> str | None:
     return name if isinstance(name, str) and name else None
 
 
-def identify(hello: Message, pid: int) -> Identity | None:
+def split_name(name: str) -> tuple[int, str]:
+    """User and instance of a run's name, also of one from before names had users."""
+    found = _NAME.fullmatch(name)
+    return (UNKNOWN_UID, name) if found is None else (int(found[1]), found[2])
+
+
+def identify(hello: Message, pid: int, uid: int) -> Identity | None:
     """The run of a client that has greeted; None where nothing tells it.
 
     Args:
-        pid: the client's, as the kernel states it; 0 for one that cannot be seen.
+        pid, uid: the client's, as the kernel states them; pid is 0 for one that cannot be seen.
     """
     told = of_message(hello.get("run"))
     job = hello.get("job")
     instance = _launched(job if isinstance(job, dict) else {}, pid) or _started(pid)
     if told is not None:
         instance = told.instance or instance
-        return replace(told, instance=instance) if instance else None
+        return replace(told, instance=instance, uid=uid) if instance else None
     if instance is None or hello.get("root") is None:
         return None
     ingredients = _inferred(job if isinstance(job, dict) else {}, pid)
-    return Identity(instance, _key_of(ingredients) if ingredients else "", ingredients)
+    return Identity(instance, _key_of(ingredients) if ingredients else "", ingredients, uid=uid)
+
+
+def ancestors(pid: int) -> Iterator[int]:
+    """The processes that a process descends from, the nearest first, as far as they can be seen."""
+    for _ in range(_MOST_ANCESTORS):
+        parent = _parent(pid)
+        if not parent:
+            return
+        yield parent
+        pid = parent
 
 
 def of_message(value: object) -> Identity | None:
-    """What a client says of a run, where that can be used; its `instance` may be empty."""
+    """What a client says of a run, where that can be used; its `instance` may be empty, and whose it is is not told."""
     if not isinstance(value, dict) or not isinstance(key := value.get("key"), str) or not is_run_key(key):
         return None
     ingredients, instance = value.get("ingredients"), value.get("instance")

@@ -55,6 +55,7 @@ class Client(Protocol):
     """Who asks: `neffd.serve.session.Session`."""
 
     root: str | None
+    uid: int
     pid: int
 
     def on_close(self, callback: Callable[[], None], key: object = None) -> None: ...

@@ -21,7 +21,7 @@ from neffd.runs import plans, recorder
 from neffd.runs.book import Book, manifests_of
 from neffd.runs.budget import Budget
 from neffd.runs.completing import complete
-from neffd.runs.identity import PRIVATE, Identity, identify, model_id
+from neffd.runs.identity import PRIVATE, Identity, ancestors, identify, model_id
 from neffd.runs.interfaces import Client, Library, Place
 from neffd.runs.manifests import Manifest, UsedModule, path_of
 from neffd.runs.owners import Owners
@@ -60,6 +60,7 @@ class Jobs:
         prefetch: whether what a run is going to need is fetched when it begins.
         most_bytes: how much may be fetched for one run because of one kind of guess.
         recent_s: how long after a run's end what it used is not evicted.
+        on_expected: told of modules that a run is going to need how many seconds compiling them took elsewhere.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Jobs:
         most_bytes: int,
         owners: Owners | None = None,
         recent_s: float = 0.0,
+        on_expected: Callable[[Mapping[ModuleName, float]], None] = lambda seconds: None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -102,6 +104,7 @@ class Jobs:
         self._prefetcher = Prefetcher(tasks, metrics, self._budget, clock)
         self._owners = owners or Owners()
         self._recent_s = recent_s
+        self._on_expected = on_expected
         self._of_session: dict[int, tuple[int, Run]] = {}
         self._ended: list[Run] = []
         self._late: list[Run] = []
@@ -128,15 +131,16 @@ class Jobs:
     def greeted(self, session: Client, hello: Message) -> None:
         """A client has greeted: it belongs to a run, or to none."""
         self._left(id(session))
-        identity = identify(hello, session.pid)
+        identity = identify(hello, session.pid, session.uid)
         if identity is None:
             return
+        identity = dataclasses.replace(identity, uid=self._whose(identity, session.pid))
         run, is_new = self._recorder.joined(identity, id(session))
         self._of_session[id(session)] = session.pid, run
         self._owners.note(run.changed, run.identity)
         session.on_close(functools.partial(self._left, id(session)), key="run")
         if is_new and self._prefetch and identity.run_key and identity.wants_prefetch:
-            self._tasks.start(self._begin(run, session.root), name=f"begin-{identity.instance}")
+            self._tasks.start(self._begin(run, session.root), name=f"begin-{identity.name}")
 
     def is_of(self, session: Client, run_key: str) -> bool:
         """Whether a client belongs to a run of this key: then what that needs is brought, or is not to be."""
@@ -191,7 +195,9 @@ class Jobs:
         same = here + [(path_of(manifest), manifest) for one in found for manifest in one.same_key]
         others = [(path_of(manifest), manifest) for one in found for manifest in one.nearest]
         away = tuple(dict.fromkeys(remote for one in found for remote in one.away))
-        return dataclasses.replace(plans.expect(same, others, identity.ingredients), away=away)
+        expected = plans.expect(same, others, identity.ingredients)
+        self._on_expected({name: one.compile_s for name, one in expected.modules.items() if one.compile_s is not None})
+        return dataclasses.replace(expected, away=away)
 
     async def plan(self, identity: Identity) -> Message:
         """Will it compile? See `neffd.runs.plans`."""
@@ -252,6 +258,16 @@ class Jobs:
         _, run = self._of_session.pop(number, (0, None))
         if run is not None:
             self._recorder.left(run, number)
+
+    def _whose(self, identity: Identity, pid: int) -> int:
+        """The user whose run a process belongs to: its own, or who has started it from a process of that run.
+
+        By sudo or setpriv, or from a container's root: what cannot be said, only done.
+        """
+        others = self._recorder.of_others(identity)
+        users = {self._of_session[number][0]: run.identity.uid for run in others for number in run.connections}
+        found = (users[ancestor] for ancestor in (ancestors(pid) if users else ()) if ancestor in users)
+        return next(found, identity.uid)
 
     def _run_of(self, session: Client) -> Run | None:
         return self._of_session.get(id(session), (0, None))[1]
@@ -330,7 +346,7 @@ class Jobs:
             whole = await self._in_worker(complete, manifest, run.modules, roots, self._index)
             if whole.modules:
                 is_private = run.identity.owner == PRIVATE
-                await self._library.offer(whole, private=is_private, run=run.identity.instance, has_ended=run.has_ended)
+                await self._library.offer(whole, private=is_private, run=run.identity.name, has_ended=run.has_ended)
 
     async def _known_here(self, run_key: str) -> list[Manifest]:
         if not run_key:
@@ -356,6 +372,7 @@ class Jobs:
 def _shown(run: Run) -> dict[str, Any]:
     return {
         "instance": run.identity.instance,
+        "uid": run.identity.uid,
         "key": run.identity.run_key,
         "model": model_id(run.identity.ingredients),
         "began_at": round(run.began_at, 1),

@@ -82,7 +82,7 @@ class Library:
 
         Args:
             private: the model is nothing that everybody may know of.
-            run: which start of which job; what is offered for the same one again replaces what was.
+            run: its name on this host, told to nobody; what is offered for the same one again replaces what was.
             has_ended: nothing more will come.
         """
         for outgoing in list(self._outgoing.values()):

@@ -20,7 +20,7 @@ class Pending:
     """What one run used, for one remote.
 
     Attributes:
-        run: which start of which job.
+        run: whose, and which start of which job: its name on this host, which no manifest tells.
         went_alone: whether it has had its commit of its own.
         changed_s: monotonic; when it was offered last.
         told: keys that manifests of this run key on the remote name.

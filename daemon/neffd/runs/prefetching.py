@@ -88,7 +88,7 @@ class Prefetcher:
         most_bytes = allowance_bytes if room_bytes is None else min(allowance_bytes, room_bytes)
         guess = _Guess(run, root, modules, source, Spending(most_bytes))
         self._guesses.append(guess)
-        self._tasks.start(self._bring_all(guess, resolve), name=f"prefetch-{run.identity.instance}")
+        self._tasks.start(self._bring_all(guess, resolve), name=f"prefetch-{run.identity.name}")
 
     def used(self, root: str, name: ModuleName, *, was_there: bool) -> Brought | None:
         """Somebody needs a module; what is known of it if it was brought in advance, the first time.

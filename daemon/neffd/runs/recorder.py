@@ -104,22 +104,28 @@ class Recorder:
 
     def resume(self, runs: Iterable[Run]) -> None:
         """Go on with runs of an earlier life."""
-        self._runs |= {run.identity.instance: run for run in runs}
+        self._runs |= {run.identity.name: run for run in runs}
         self._modules = sum(len(run.modules) for run in self._runs.values())
 
     def joined(self, identity: Identity, connection: int | None = None) -> tuple[Run, bool]:
         """A process of a run is there; its run, and whether that has just begun."""
-        run = self._runs.get(identity.instance)
+        run = self._runs.get(identity.name)
         is_new = run is None
         if run is None:
             now_s = self._clock()
-            run = self._runs[identity.instance] = Run(identity, self._wall(), now_s, now_s)
+            run = self._runs[identity.name] = Run(identity, self._wall(), now_s, now_s)
         elif identity != run.identity:
             is_new = _told_more(run, identity)
         if connection is not None:
             run.connections.add(connection)
         run.heard_s = self._clock()
         return run, is_new
+
+    def of_others(self, identity: Identity) -> list[Run]:
+        """Runs of the same instance that are other users'; none where the user has one."""
+        if identity.name in self._runs:
+            return []
+        return [run for run in self._runs.values() if run.identity.instance == identity.instance]
 
     def left(self, run: Run, connection: int) -> None:
         """That connection has ended."""
@@ -163,8 +169,8 @@ class Recorder:
     def end(self, run: Run) -> None:
         """The run is over."""
         run.has_ended, run.is_written, run.heard_s = True, False, self._clock()
-        if self._runs.get(run.identity.instance) is run:
-            del self._runs[run.identity.instance]
+        if self._runs.get(run.identity.name) is run:
+            del self._runs[run.identity.name]
             self._modules -= len(run.modules)
 
     def over(self) -> list[Run]:

@@ -6,12 +6,15 @@ because a page that rebinds its own name to 127.0.0.1 would otherwise read the s
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import functools
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from neffd.config_values import Address, is_loopback
@@ -20,6 +23,8 @@ from neffd.metrics import Metrics
 
 STATUS_SCHEMA = 1
 _STOP_WITHIN_S = 1.0
+# A person and an agent or two. Clients that never finish their request must not use up the daemon's descriptors.
+_MAX_CONNECTIONS = 64
 _POINTER = """neffd, the Neuron compile cache as a service on this host.
 
 /healthz  200 when all is well, else 503 with the reasons
@@ -28,6 +33,9 @@ _POINTER = """neffd, the Neuron compile cache as a service on this host.
 """
 
 log = logging.getLogger(__name__)
+# aiohttp's own: whoever sends what is no HTTP is told so, and does not fill the log with tracebacks.
+_server_log = log.getChild("server")
+_server_log.addFilter(lambda record: not isinstance((record.exc_info or [None] * 2)[1], HttpProcessingError))
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -54,6 +62,7 @@ class HttpServer:
         self._source = source
         self._metrics = metrics
         self._runner: web.AppRunner | None = None
+        self._listening: asyncio.AbstractServer | None = None
 
     async def start(self, host: str, port: int) -> Address:
         """Listen on a loopback address; returns the address in use, which matters where `port` is 0.
@@ -63,21 +72,26 @@ class HttpServer:
         """
         if not is_loopback(host):
             raise NeffdError("http-not-loopback", f"http: {host} is not a loopback address")
-        runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=_STOP_WITHIN_S)
+        runner = web.AppRunner(
+            self._application(), access_log=None, shutdown_timeout=_STOP_WITHIN_S, logger=_server_log
+        )
         await runner.setup()
+        assert runner.server is not None
+        connected = functools.partial(_connected, runner.server)
         try:
-            await web.TCPSite(runner, host, port).start()
+            listening = await asyncio.get_running_loop().create_server(connected, host, port)
         except OSError as error:
             await runner.cleanup()
             raise _listen_error(Address(host, port), error) from error
-        self._runner = runner
-        bound_host, bound_port = runner.addresses[0][:2]
+        self._runner, self._listening = runner, listening
+        bound_host, bound_port = listening.sockets[0].getsockname()[:2]
         return Address(bound_host, bound_port)
 
     async def stop(self) -> None:
         """Stop listening and end open connections, within a second; harmless if not started."""
         runner, self._runner = self._runner, None
-        if runner is not None:
+        if runner is not None and self._listening is not None:
+            self._listening.close()
             await runner.cleanup()
 
     def _application(self) -> web.Application:
@@ -102,6 +116,13 @@ class HttpServer:
     async def _render_metrics(self, request: web.Request) -> web.Response:
         content_type = {"Content-Type": CONTENT_TYPE_PLAIN_0_0_4}
         return web.Response(body=generate_latest(self._metrics.registry), headers=content_type)
+
+
+def _connected(server: web.Server) -> asyncio.Protocol:
+    """For a new connection; the oldest ones make room for it."""
+    for oldest in server.connections[: 1 - _MAX_CONNECTIONS]:
+        oldest.force_close()
+    return server()
 
 
 @web.middleware

@@ -7,16 +7,19 @@ the session, the request's number and the request.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import struct
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any, Protocol, cast
 
 from neff import protocol
 from neff.keys import ModuleName
 from neff.protocol import Message, ProtocolError, safe_text
 from neffd import __version__
+from neffd.compiles.board import Program
+from neffd.compiles.processes import client_pid, program_of
 from neffd.fetch.flight import Answer, Flight
 from neffd.metrics import Metrics
 from neffd.serve.client_failures import count_failures
@@ -61,11 +64,13 @@ class Session(asyncio.Protocol):
     """Reads lines and hands requests to their operations; what they start ends with the connection.
 
     Attributes:
-        uid, pid: of the client, as the kernel states them; pid is 0 for a process of an invisible pid namespace.
+        uid, pid: of the client, as the kernel states them; pid is 0 for a process of an invisible pid namespace, and
+            for one behind a proxy.
         root: path of the managed cache directory that the client greeted for, None where it is none.
         resolver: what answers for the keys of `root`.
         reason: why `root` is None, or what is not as the client asked.
         job: the launcher's variables that the client named.
+        program: which program the client's process is, where that is certain.
         tell: is shown each final answer; what it returns is sent.
         greeted: is shown each greeting.
     """
@@ -89,10 +94,11 @@ class Session(asyncio.Protocol):
         self.root: str | None = None
         self.reason: str | None = "no-greeting"
         self.job: dict[str, str] = {}
+        self.program: Program | None = None
         self.tell: Tell = tell or _as_it_is
         self._greeted_by = greeted
         self.uid = -1
-        self.pid = 0
+        self.pid = self._peer = 0
 
     def reply(self, number: int, /, **fields: Any) -> None:
         """Send one answer of request `number`; the last one holds `done=True`. A no-op once the client is gone."""
@@ -116,7 +122,8 @@ class Session(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop has classes of its own
         client: socket.socket = transport.get_extra_info("socket")
         credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        self.pid, self.uid, _ = _CREDENTIALS.unpack(credentials)
+        self._peer, self.uid, _ = _CREDENTIALS.unpack(credentials)
+        self.pid = self._peer
         self.metrics.connections.inc()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -129,8 +136,7 @@ class Session(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        self._together = []
-        try:
+        with self.together():
             while (end := self._buffer.find(b"\n")) >= 0:
                 line = bytes(self._buffer[: end + 1])
                 del self._buffer[: end + 1]
@@ -138,6 +144,13 @@ class Session(asyncio.Protocol):
                     return
             if len(self._buffer) > protocol.MAX_LINE_BYTES:
                 self._hang_up("line too long")
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """What is said inside goes as one write: a system call is most of a short answer's cost."""
+        self._together = []
+        try:
+            yield
         finally:
             self._send_together()
 
@@ -167,6 +180,8 @@ class Session(asyncio.Protocol):
         self._greeted = True
         self.resolver, self.root, self.reason = self._host.find_root(hello)
         self.job = _job(hello.get("job"))
+        self.pid = client_pid(hello, self._peer)
+        self.program = program_of(hello, self.pid)
         count_failures(self.metrics, hello.get("failures"))
         if self._greeted_by is not None:
             self._greeted_by(self, hello)
@@ -206,7 +221,6 @@ class Session(asyncio.Protocol):
         return None
 
     def _send_together(self) -> None:
-        """What one piece of input was answered with, as one write: a system call is most of a short answer's cost."""
         lines, self._together = self._together, None
         if lines and not self._transport.is_closing():
             self._write(b"".join(lines))

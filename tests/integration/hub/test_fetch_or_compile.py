@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -11,10 +12,13 @@ from typing import Any
 
 import pytest
 
-from tests.harness.daemon import PROJECT, Daemon, python_path
+from neff.keys import ModuleName
+from neffd.layouts import xla
+from tests.harness import entries
+from tests.harness.daemon import PROJECT, Daemon, RawClient, python_path
 from tests.harness.waiting import eventually
 from tests.hub.process import HubProcess
-from tests.integration.hub.conftest import MakeHost
+from tests.integration.hub.conftest import REPO, MakeHost
 from tests.neuron.env import standin_env
 
 CONTENT = "GET /content/{store}/{key}"
@@ -86,6 +90,55 @@ def test_ranks_behind_one_that_fetches_are_woken_when_it_is_there(
         hub.clear_faults()
         assert [ended(trainer)[0]["compiled"] for trainer in trainers] == [False] * 3
         assert compiles(host) == 0
+
+
+def test_a_fetch_that_takes_longer_than_a_compile_goes_on_behind(make_host: MakeHost, hub: HubProcess) -> None:
+    """A Hub repo does not say what a compile takes; what this host has compiled is of the same size, and took 0.6 s."""
+    compiled, asked = entries.module(1), entries.module(2)
+    hub.seed_files(REPO, {f"{asked}/{file}": data for file, data in entries.files(asked).items()})
+    hub.add_fault("GET .*(/content/|model.neff)", kind="slow", bytes_per_s=500, times=None)
+    with make_host("b") as host:
+        host.cache.mkdir(exist_ok=True)
+        facts = host.cache.stat()
+        hello = {"root": str(host.cache), "device": facts.st_dev, "inode": facts.st_ino}
+        with contextlib.closing(RawClient(host.socket, hello)) as client:
+            lock = entries.write(host.cache, compiled, {xla.LOCK: b""}) / xla.LOCK
+            told = {**compiled._asdict(), "inode": lock.stat().st_ino, "ctime_ns": lock.stat().st_ctime_ns}
+            client.ask("holding", **told)
+            eventually(lambda: host.status()["compiling"][0]["since_s"] >= 0.6, "it compiles for a while")
+            entries.write(host.cache, compiled, entries.files(compiled))
+            lock.unlink()
+            client.ask("released", **told)
+            answers = client.ask("resolve", namespace=asked.namespace, keys=[asked.key])
+            (last,) = [answer for answer in answers if answer.get("state") in ("ready", "absent")]
+            assert (last["state"], last["reason"]) == ("absent", "slower-than-compiling")
+            assert {answer["give_up_s"] for answer in answers if answer.get("done_bytes")} == {5.0}
+        (under_way,) = host.status()["fetching"]
+        assert under_way["name"] == str(asked)
+        assert under_way["done_bytes"] < under_way["total_bytes"]
+
+
+def test_it_does_not_go_in_under_the_next_lock(make_host: MakeHost, hub: HubProcess, trained: str) -> None:
+    """Who asked with the lock is gone by then; whoever has made the next one works on the entry."""
+    namespace, _, key = trained.partition("/")
+    hub.add_fault("GET /content", kind="stall", times=None)
+    with make_host("b", overrides={"fetch": {"stall_s": 60}}) as host:
+        lock = entries.write(host.cache, ModuleName(namespace, key), {xla.LOCK: b""}) / xla.LOCK
+        facts = host.cache.stat()
+        hello = {"root": str(host.cache), "device": facts.st_dev, "inode": facts.st_ino}
+        with contextlib.closing(RawClient(host.socket, hello)) as client:
+            client.send({"id": 1, "op": "resolve", "namespace": namespace, "keys": [key], "holding": [key]})
+            eventually(lambda: host.status()["fetching"], "the fetch is under way")
+            lock.with_name("next").touch()
+            lock.with_name("next").replace(lock)
+            hub.clear_faults()
+            answers = [client.receive()]
+            while answers[-1].get("state") not in ("ready", "absent"):
+                answers.append(client.receive())
+        assert answers[-1]["reason"] == "locked"
+        assert [path.name for path in lock.parent.iterdir()] == [xla.LOCK]
+        lock.unlink()
+        eventually(lambda: host.ask("prefetch", names=[trained], wait=True)[-2]["state"] == "ready", "it goes in")
 
 
 def test_a_fetch_that_ends_during_a_compile_is_dropped(make_host: MakeHost, hub: HubProcess, trained: str) -> None:

@@ -19,7 +19,7 @@ import pytest
 from neff.keys import LockId, ModuleName
 from neff.protocol import FREE, READY
 from neffd.compiles import keeper, lockfile, processes
-from neffd.compiles.board import Board, Place
+from neffd.compiles.board import Board, Place, Program
 from neffd.compiles.keeper import Directory, Keeper
 from neffd.compiles.ledger import Held, Ledger, Seen
 from neffd.compiles.stale import StaleLocks
@@ -31,6 +31,7 @@ from neffd.store.root import CacheRoot
 from neffd.tasks import Tasks
 from tests.harness import entries
 from tests.harness.waiting import eventually
+from tests.unit.clock import Clock
 from tests.unit.waiting import until
 
 NAME = entries.module(1)
@@ -149,7 +150,9 @@ async def test_a_lock_that_was_only_seen_before_the_last_start_is_removed_where_
     monkeypatch.setattr(lockfile, "is_on_local_disk", lambda path: True)
     await host.note(seen=Seen(host.make_lock(), "earlier"))
     host.start()
-    await until(lambda: not host.lock.exists(), "it is removed")
+    await until(lambda: host.removed, "it is removed")
+    assert host.removed == [(host.place, "it was there before this machine's last start")]
+    assert not host.lock.exists()
 
 
 @pytest.mark.parametrize("why", ["shared", "this-boot", "another-file"])
@@ -170,7 +173,9 @@ async def test_a_holder_that_ended_while_no_daemon_looked_is_known_to_be_gone(ho
     with ended_process() as pid:
         await host.note(held=held(host.make_lock(), pid, start_time=1))
         host.start()
-        await until(lambda: not host.lock.exists(), "the lock is removed")
+        await until(lambda: host.removed, "the lock is removed")
+        assert host.removed == [(host.place, f"its maker, process {pid}, is gone")]
+        assert not host.lock.exists()
 
 
 async def test_a_lock_that_is_told_again_is_as_old_as_before(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +190,9 @@ async def test_a_lock_that_is_told_again_is_as_old_as_before(host: Host, monkeyp
 async def test_a_number_that_another_process_has_now_proves_the_first_one_gone(host: Host) -> None:
     await host.note(held=held(host.make_lock(), os.getpid(), start_time=1))
     host.start()
-    await until(lambda: not host.lock.exists(), "the lock is removed")
+    await until(lambda: host.removed, "the lock is removed")
+    assert host.removed == [(host.place, f"its maker, process {os.getpid()}, is gone")]
+    assert not host.lock.exists()
 
 
 async def test_a_holder_of_another_pid_namespace_is_never_judged(host: Host) -> None:
@@ -196,6 +203,36 @@ async def test_a_holder_of_another_pid_namespace_is_never_judged(host: Host) -> 
         facts = host.keeper.facts(host.place)
         assert (facts["holder"], facts["pid"]) == ("process", None)
         assert host.lock.exists()
+
+
+async def test_a_process_that_has_become_another_program_has_no_locks(host: Host) -> None:
+    host.keeper.took(
+        host.place, host.make_lock(), pid=os.getpid(), uid=os.getuid(), connection=1, program=Program(1, 5)
+    )
+    host.keeper.greeted(os.getpid(), Program(2, 6))
+    await until(lambda: host.removed, "the lock is removed")
+    assert host.removed == [(host.place, f"its maker, process {os.getpid()}, has replaced itself by another program")]
+    assert not host.lock.exists()
+    host.start()
+
+
+@pytest.mark.parametrize(
+    ("is_it", "held_by", "greets"),
+    [
+        (False, Program(1, 5), Program(2, 6)),  # not that process
+        (True, Program(1, 5), Program(1, 6)),  # another thread, another connection
+        (True, Program(1, 5), Program(2, 4)),  # what it was before, heard of late
+        (True, Program(1, 5), None),
+        (True, None, Program(2, 6)),
+    ],
+)
+async def test_nothing_less_is_proof(host: Host, is_it: bool, held_by: Program | None, greets: Program | None) -> None:
+    host.keeper.took(host.place, host.make_lock(), pid=os.getpid(), uid=os.getuid(), connection=1, program=held_by)
+    host.keeper.greeted(os.getpid() if is_it else 0, greets)
+    assert host.keeper.facts(host.place)["holder"] == "process"
+    host.start()
+    await has_looked(host)
+    assert host.lock.exists()
 
 
 @pytest.mark.parametrize("why", ["another-file", "another-user"])
@@ -222,6 +259,19 @@ async def test_the_end_of_a_lock_is_believed_when_it_is_seen(host: Host) -> None
     assert (woken, host.keeper.look(host.place)) == ([1], FREE)
     host.keeper.leave(waiter)
     assert host.keeper.status() == []
+
+
+async def test_a_lock_that_is_hidden_by_now_is_not_believed_to_be_gone(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = host.make_lock()
+    host.keeper.took(host.place, lock, pid=os.getpid(), uid=os.getuid(), connection=1)
+    with monkeypatch.context() as closed:  # root sees through every folder
+        closed.setattr(lockfile, "identity", lambda path: None)
+        closed.setattr(lockfile, "is_hidden", lambda path: True)
+        host.keeper.released(host.place, lock)
+    assert host.keeper.facts(host.place)["holder"] == "process"
+    host.start()
 
 
 async def test_a_new_lock_is_not_taken_for_the_one_that_was_just_removed(host: Host) -> None:
@@ -267,6 +317,7 @@ async def test_a_database_that_cannot_be_read_is_read_later(host: Host, monkeypa
     monkeypatch.setattr(host.database, "run_blocking", fails_first)
     host.start()
     await until(lambda: not host.lock.exists(), "the lock is removed")
+    assert len(failures) == 3
 
 
 async def test_a_lock_of_our_own_is_no_unknown_one(host: Host) -> None:
@@ -303,16 +354,25 @@ async def test_that_a_lock_is_gone_is_seen_however_long_the_machine_has_been_up(
         assert host.keeper.look(host.place) == "free", uptime_s
 
 
-async def test_an_old_lock_of_nobody_is_reported_with_the_processes_to_look_at(host: Host) -> None:
-    long_ago = LockId(1, time.time_ns() - 3600 * 10**9)
-    suspects = {host.place: (host.lock, long_ago, 60.0)}
+@pytest.fixture
+def aged(host: Host) -> Clock:
+    """The clock by which unknown locks age."""
+    clock = Clock()
+    host.stale._clock = clock
+    return clock
+
+
+async def test_an_old_lock_of_nobody_is_reported_with_the_processes_to_look_at(host: Host, aged: Clock) -> None:
+    suspects = {host.place: (host.lock, host.make_lock(), 60.0)}
+    await host.stale.report(suspects)
+    aged.pass_s(3600)
     with naming(NAME) as process:
         await host.stale.report(suspects)
         (problem,) = host.problems.status()
         assert str(process.pid) in problem["detail"]
         assert "60 min, which usually takes 60 s" in problem["detail"]
         assert problem["hint"] == f"rm {host.lock}"
-    host.stale._next_scan_at = 0.0  # a minute later
+    aged.pass_s(61)
     await host.stale.report(suspects)
     (problem,) = host.problems.status()
     assert "no process that can be seen on this host names it" in problem["detail"]
@@ -322,8 +382,32 @@ async def test_an_old_lock_of_nobody_is_reported_with_the_processes_to_look_at(h
 
 @pytest.mark.parametrize(("age_s", "usually_s"), [(500, None), (3000, 1200.0)])
 async def test_a_lock_that_may_well_be_in_use_is_not_worth_a_word(
-    host: Host, age_s: int, usually_s: float | None
+    host: Host, aged: Clock, age_s: int, usually_s: float | None
 ) -> None:
-    lock = LockId(1, time.time_ns() - age_s * 10**9)
-    await host.stale.report({host.place: (host.lock, lock, usually_s)})
+    suspects = {host.place: (host.lock, host.make_lock(), usually_s)}
+    await host.stale.report(suspects)
+    aged.pass_s(age_s)
+    await host.stale.report(suspects)
     assert host.problems.status() == []
+
+
+@pytest.mark.parametrize("made_years_ago", [1, 0, -1])
+async def test_a_lock_is_as_old_as_we_know_it_whatever_the_wall_clock_says(
+    host: Host, aged: Clock, made_years_ago: int
+) -> None:
+    lock = LockId(1, time.time_ns() - made_years_ago * 365 * 86_400 * 10**9)
+    suspects = {host.place: (host.lock, lock, None)}
+    await host.stale.report(suspects)
+    aged.pass_s(599)
+    await host.stale.report(suspects)
+    assert host.problems.status() == [], "it may have been made a moment before"
+    aged.pass_s(2)
+    await host.stale.report(suspects)
+    assert [problem["reason"] for problem in host.problems.status()] == ["stale-lock"]
+
+
+async def test_another_lock_of_the_same_name_is_as_new_as_any(host: Host, aged: Clock) -> None:
+    for number in range(5):
+        aged.pass_s(300)
+        await host.stale.report({host.place: (host.lock, LockId(number // 2, 1), None)})
+        assert host.problems.status() == []

@@ -22,7 +22,7 @@ def test_the_lock_that_was_meant_is_removed(lock: Path) -> None:
     assert meant is not None
     assert lockfile.remove(lock, meant) is Removal.REMOVED
     assert lockfile.identity(lock) is None
-    assert lockfile.owner(lock) is None
+    assert lockfile.made_by(lock, os.getuid()) is None
     assert lockfile.remove(lock, meant) is Removal.NOT_THAT_ONE
 
 
@@ -47,7 +47,8 @@ def test_a_lock_that_may_not_be_removed(tmp_path: Path) -> None:
 def test_owner_and_age(lock: Path) -> None:
     meant = lockfile.identity(lock)
     assert meant is not None
-    assert lockfile.owner(lock) == os.getuid()
+    assert lockfile.made_by(lock, os.getuid()) == lockfile.made_by(lock, 0) == meant
+    assert lockfile.made_by(lock, os.getuid() + 1) is None
     assert 0 <= lockfile.age_s(meant) < 60
     assert lockfile.age_s(LockId(1, 2**62)) == 0
 

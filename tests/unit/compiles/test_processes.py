@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -11,9 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from neffd.compiles import processes
-from neffd.compiles.processes import Watched
+from neffd.compiles.processes import Watched, client_pid, program_of
+from tests.harness.daemon import python_path
 from tests.harness.waiting import eventually
 from tests.unit.waiting import until
 
@@ -58,6 +62,52 @@ async def test_a_process_that_is_gone_already_is_told_at_once() -> None:
         process.wait()
         assert watched.add(process.pid)
         await until(lambda: told == [process.pid], "the end is told")
+
+
+def test_a_process_is_believed_which_program_it_is(tmp_path: Path) -> None:
+    """The same in all its greetings, another one after `exec`; of another process, or a proxy, nothing is known."""
+    script = (
+        "import json, os, sys; from neff import greeting\n"
+        "for _ in range(2): print(json.dumps(greeting.of_trainer('/', (None, None))), flush=True)\n"
+        "sys.argv[1:] and os.execv(sys.executable, [sys.executable, '-c', sys.argv[1]])\n"
+        "sys.stdin.read()"
+    )
+    environ = {**os.environ, "PYTHONPATH": python_path()}
+    command = [sys.executable, "-c", script, script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ) as process:
+        assert process.stdout is not None
+        said = [json.loads(process.stdout.readline()) for _ in range(4)]
+        first, again, other, last = (program_of(hello, process.pid) for hello in said)
+        assert first is not None
+        assert again is not None
+        assert other is not None
+        assert last is not None
+        assert (first.number, other.number) == (again.number, last.number)
+        assert other.has_replaced(first)
+        assert other.has_replaced(again)
+        assert not again.has_replaced(first)
+        assert not first.has_replaced(other)
+        for pid in (0, os.getpid(), 2**22 + 1):
+            assert program_of(said[0], pid) is None
+        assert program_of({**said[0], "pid": None}, process.pid) is None
+        assert client_pid(said[0], process.pid) == process.pid
+        assert client_pid(said[0], os.getpid()) == 0, "it has come through us"
+        assert client_pid({}, os.getpid()) == os.getpid()
+        assert client_pid(said[0], 0) == 0
+        process.communicate()
+        assert program_of(said[0], process.pid) is None
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(max_size=5),
+        lambda inner: st.dictionaries(
+            st.sampled_from(["program", "number", "started", "at_ns", "pid"]), inner, max_size=4
+        ),
+    )
+)
+def test_whatever_a_client_says_of_itself(program: object) -> None:
+    assert program_of({"pid": os.getpid(), "program": program}, os.getpid()) is None
 
 
 async def test_of_an_invisible_process_nothing_is_known() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
+from neff.keys import ModuleName
 from neffd.fetch.flight import Flight, Flights
 from neffd.fetch.watching import Watching
 from neffd.remotes.base import RemoteEntry, RemoteFile
@@ -29,8 +31,8 @@ class Host:
         flight.is_urgent = True
         return flight
 
-    def watching(self, flight: Flight) -> Watching:
-        return Watching(flight, self.flights, self.line, self.clock, stall_s=STALL_S, describe_s=DESCRIBE_S)
+    def watching(self, flight: Flight, **more: Any) -> Watching:
+        return Watching(flight, self.flights, self.line, self.clock, stall_s=STALL_S, describe_s=DESCRIBE_S, **more)
 
 
 def entry(flight: Flight, size_bytes: int, compile_s: float | None = None) -> RemoteEntry:
@@ -87,6 +89,38 @@ async def test_in_the_queue_is_not_stalled_and_shows_what_others_move() -> None:
     assert (second.done_bytes, second.queued_bytes, second.total_bytes) == (50, 40, 90)
     assert first.done_bytes == 40, "what had its turn counts its own bytes alone"
     await behind.__aexit__()
+
+
+async def test_what_is_known_elsewhere_of_an_entry_counts() -> None:
+    host = Host()
+    flight, asked = host.flight(1), []
+
+    def worth_s(name: ModuleName, neff_bytes: int, stated_s: float | None) -> float:
+        asked.append((name, neff_bytes, stated_s))
+        return 20.0
+
+    async with host.watching(flight, worth_s=worth_s) as watching:
+        await watching.turn(entry(flight, 100, 90.0))
+    assert asked == [(flight.name, 100, 90.0)]
+    assert flight.give_up_s == 20.0
+
+
+async def test_how_long_the_rest_takes_is_known_while_it_is_under_way() -> None:
+    host = Host()
+    flight = host.flight(1)
+    async with host.watching(flight) as watching:
+        await watching.turn(entry(flight, 100, 60.0))
+        for _ in range(3):
+            host.clock.pass_s(1.0)
+            watching.moved(10)
+            assert flight.left_s is None
+            assert watching.overdue() is None
+        assert flight.left_s == pytest.approx(7.0)
+        watching.moved(70)
+        assert watching.overdue() is None
+        assert flight.left_s is None
+        flight.left_s = 1.0
+    assert flight.left_s is None
 
 
 @pytest.mark.parametrize(("compile_s", "give_up_s"), [(None, 600.0), (1.0, STALL_S), (90.0, 90.0), (9e6, 600.0)])

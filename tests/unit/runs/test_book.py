@@ -13,8 +13,8 @@ import pytest
 
 from neffd.runs import book
 from neffd.runs.book import Book
-from neffd.runs.identity import PRIVATE, Identity
-from neffd.runs.recorder import ASKED, COMPILED, FETCHED, LOCAL, Recorder, Run
+from neffd.runs.identity import PRIVATE, UNKNOWN_UID, Identity
+from neffd.runs.recorder import ASKED, COMPILED, FETCHED, IDLE_S, LOCAL, Recorder, Run
 from neffd.store.database import Database
 from tests.harness import entries
 from tests.unit.clock import Clock
@@ -48,8 +48,9 @@ class Kept:
         *,
         private: bool = False,
         ingredients: Mapping[str, Any] = MappingProxyType({"version": 1}),
+        uid: int = 1000,
     ) -> Run:
-        return self.recorder.joined(Identity(instance, run_key, dict(ingredients), private))[0]
+        return self.recorder.joined(Identity(instance, run_key, dict(ingredients), private, uid=uid))[0]
 
     def use(self, run: Run, *numbers: int, how: str = LOCAL, compile_s: float | None = None) -> None:
         for number in numbers:
@@ -90,6 +91,50 @@ def test_the_same_name_again_is_another_run(kept: Kept) -> None:
         asyncio.run(kept.book.write([run]))
     found = asyncio.run(kept.book.with_key(KEY))
     assert [[module.key for module in manifest.modules] for manifest in found] == [[NAMES[1].key], [NAMES[0].key]]
+
+
+def test_two_users_with_one_name_have_two_runs_also_in_the_next_life(kept: Kept) -> None:
+    ours, theirs = kept.run(uid=1000), kept.run(uid=1001)
+    kept.use(ours, 0)
+    kept.use(theirs, 1)
+    asyncio.run(kept.book.write([ours, theirs]))
+    kept.again()
+    kept.recorder.resume(asyncio.run(kept.book.open_runs(kept.clock())))
+    assert {run.identity.uid: set(run.modules) for run in kept.recorder} == {1000: {NAMES[0]}, 1001: {NAMES[1]}}
+    kept.recorder.end(kept.run(uid=1001))
+    asyncio.run(kept.book.write([theirs]))
+    assert list(kept.run(uid=1000).modules) == [NAMES[0]]
+
+
+def test_a_run_from_before_names_had_users_is_nobodys_and_ends_by_itself(kept: Kept) -> None:
+    def insert(connection: sqlite3.Connection) -> None:
+        rows = [(name, KEY, "{}", kept.clock(), kept.clock()) for name in ("one", "torchrun:abc:10.0.0.1:29400")]
+        connection.executemany(
+            "INSERT INTO runs (instance, run_key, ingredients, is_private, began_at, heard_at) VALUES (?,?,?,0,?,?)",
+            rows,
+        )
+
+    kept.database.run_blocking(insert)
+    kept.recorder.resume(asyncio.run(kept.book.open_runs(kept.clock())))
+    assert {(run.identity.uid, run.identity.instance) for run in kept.recorder} == {
+        (UNKNOWN_UID, "one"),
+        (UNKNOWN_UID, "torchrun:abc:10.0.0.1:29400"),
+    }
+    ours = kept.run("one")
+    assert not ours.modules
+    kept.clock.pass_s(IDLE_S + 1)
+    assert {run.identity.uid for run in kept.recorder.over()} == {UNKNOWN_UID, 1000}
+    asyncio.run(kept.book.write(list(kept.recorder)))
+
+
+def test_no_name_that_a_client_says_is_that_of_a_run_that_has_ended(kept: Kept) -> None:
+    """One that was to be written anew would keep all others from it."""
+    for instance in ("one", "one 1", "one 2", "one", "one 1", "one"):
+        run = kept.run(instance)
+        kept.use(run, 0)
+        kept.recorder.end(run)
+        asyncio.run(kept.book.write([run]))
+    assert len(asyncio.run(kept.book.with_key(KEY, 100))) == 6
 
 
 def test_what_could_not_be_written_is_written_later(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:

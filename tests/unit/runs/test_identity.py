@@ -12,7 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neffd.runs.identity import MAX_RUN_BYTES, Identity, identify, of_message
+from neffd.runs.identity import (
+    MAX_RUN_BYTES,
+    UNKNOWN_UID,
+    Identity,
+    ancestors,
+    identify,
+    of_message,
+    split_name,
+)
 
 KEY = "RUN_" + "0123456789abcdef" * 2
 TOLD: dict[str, Any] = {"key": KEY, "instance": "one", "ingredients": {"version": 1, "cores": 8}, "private": False}
@@ -29,18 +37,48 @@ def process() -> Iterator[int]:
 
 
 def test_what_is_said_counts() -> None:
-    assert identify({"root": "/cache", "run": TOLD}, os.getpid()) == Identity("one", KEY, TOLD["ingredients"], False)
+    expected = Identity("one", KEY, TOLD["ingredients"], False, uid=1000)
+    assert identify({"root": "/cache", "run": TOLD}, os.getpid(), 1000) == expected
+
+
+def test_two_users_never_name_the_same_run() -> None:
+    """Whatever they say; what says nothing of itself is somebody's too."""
+    for hello in ({"root": "/cache", "run": TOLD}, {"root": "/cache", "job": TORCHRUN}, {"root": "/cache"}):
+        ours, theirs = identify(hello, os.getpid(), 1000), identify(hello, os.getpid(), 1001)
+        assert ours is not None
+        assert theirs is not None
+        assert ours.instance == theirs.instance
+        assert ours.name != theirs.name
+
+
+@given(st.integers(-1, 2**32 - 1), st.text(max_size=200), st.integers(-1, 2**32 - 1), st.text(max_size=200))
+def test_names_tell_user_and_instance(uid: int, instance: str, other_uid: int, other: str) -> None:
+    name = Identity(instance, uid=uid).name
+    assert split_name(name) == (uid, instance)
+    assert (name == Identity(other, uid=other_uid).name) == ((uid, instance) == (other_uid, other))
+
+
+@pytest.mark.parametrize("name", ["one", "torchrun:abc:10.0.0.1:29400", "group:12.34", "", ":", "1_0:x", "\u0663:x"])
+def test_names_from_before_they_had_users_are_nobodys(name: str) -> None:
+    assert split_name(name) == (UNKNOWN_UID, name)
+
+
+def test_ancestors_end_where_nothing_can_be_seen(process: int) -> None:
+    found = list(ancestors(process))
+    assert found[:2] == [os.getpid(), os.getppid()]
+    assert list(ancestors(0)) == []
+    assert list(ancestors(2**22 + 1)) == []
 
 
 def test_a_launcher_without_a_cache_directory_belongs_to_the_run_it_names() -> None:
-    identity = identify({"root": None, "run": TOLD}, os.getpid())
+    identity = identify({"root": None, "run": TOLD}, os.getpid(), 0)
     assert identity is not None
     assert identity.run_key == KEY
-    assert identify({"root": None}, os.getpid()) is None
+    assert identify({"root": None}, os.getpid(), 0) is None
 
 
 def test_a_run_without_an_instance_has_that_of_its_launcher() -> None:
-    identity = identify({"root": "/cache", "run": {**TOLD, "instance": None}, "job": TORCHRUN}, os.getpid())
+    identity = identify({"root": "/cache", "run": {**TOLD, "instance": None}, "job": TORCHRUN}, os.getpid(), 0)
     assert identity is not None
     assert identity.instance == "torchrun:abc:10.0.0.1:29400"
 
@@ -48,21 +86,21 @@ def test_a_run_without_an_instance_has_that_of_its_launcher() -> None:
 def test_launchers_name_their_jobs_the_same_on_every_host() -> None:
     slurm = {"SLURM_JOB_ID": "77", "SLURM_STEP_ID": "0", "SLURM_PROCID": "3"}
     for job, instance in ((TORCHRUN, "torchrun:abc:10.0.0.1:29400"), (slurm, "slurm:77:0")):
-        identity = identify({"root": "/cache", "job": job}, 0)
+        identity = identify({"root": "/cache", "job": job}, 0, 0)
         assert identity is not None
         assert identity.instance == instance
 
 
 def test_ranks_of_a_launcher_without_a_name_are_told_by_their_parent() -> None:
     job = {**TORCHRUN, "TORCHELASTIC_RUN_ID": "none"}
-    identity = identify({"root": "/cache", "job": job}, os.getpid())
+    identity = identify({"root": "/cache", "job": job}, os.getpid(), 0)
     assert identity is not None
     assert identity.instance.startswith(f"launcher:10.0.0.1:29400:{os.getppid()}.")
 
 
 def test_else_it_is_the_command_of_a_shell(process: int) -> None:
-    first, again = identify({"root": "/cache"}, process), identify({"root": "/cache"}, process)
-    ours = identify({"root": "/cache"}, os.getpid())
+    first, again = identify({"root": "/cache"}, process, 0), identify({"root": "/cache"}, process, 0)
+    ours = identify({"root": "/cache"}, os.getpid(), 0)
     assert first is not None
     assert ours is not None
     assert first == again
@@ -72,7 +110,7 @@ def test_else_it_is_the_command_of_a_shell(process: int) -> None:
 
 
 def test_what_cannot_be_seen_belongs_to_no_run() -> None:
-    assert identify({"root": "/cache"}, 0) is None
+    assert identify({"root": "/cache"}, 0, 0) is None
 
 
 @pytest.mark.parametrize(
@@ -100,5 +138,5 @@ JSON = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(["root", "run", "job", "x"]), JSON))
 def test_whatever_a_client_says_it_is_a_run_or_none(hello: dict[str, Any]) -> None:
-    identity = identify(hello, os.getpid())
+    identity = identify(hello, os.getpid(), 0)
     assert identity is None or len(identity.instance) <= 200

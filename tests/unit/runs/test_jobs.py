@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from neffd.runs import plans, recorder
 from neffd.runs.identity import PRIVATE
 from neffd.runs.jobs import Jobs
 from neffd.runs.library import Found
-from neffd.runs.manifests import Manifest, UsedModule
+from neffd.runs.manifests import Manifest, UsedModule, encode, path_of
 from neffd.runs.owners import Owners
 from neffd.store.database import Database
 from neffd.store.index import Index
@@ -32,15 +35,17 @@ from tests.unit.waiting import until
 NAMES = [entries.module(number) for number in range(6)]
 KEY = "RUN_" + "ab" * 16
 INGREDIENTS = {"version": 1, "model": {"id": "org/model", "type": "llama"}, "compiler": entries.NAMESPACE[10:]}
+EMPTY = {"modules": 0, "local": 0, "fetched": 0, "prefetched": 0, "compiled": 0, "saved_s": 0.0}
 COMES, ABSENT = Answer(True, source="hub", compile_s=60.0), Answer(False, "not-on-remotes")
 
 
 class Client:
     """A connection."""
 
-    def __init__(self, root: str | None, pid: int = 0) -> None:
+    def __init__(self, root: str | None, pid: int = 0, uid: int = 1000) -> None:
         self.root = root
         self.pid = pid
+        self.uid = uid
         self._closers: dict[object, Callable[[], None]] = {}
 
     def on_close(self, callback: Callable[[], None], key: object = None) -> None:
@@ -57,6 +62,7 @@ class Remote:
     def __init__(self) -> None:
         self.manifests: list[Manifest] = []
         self.offered: list[tuple[Manifest, bool, bool]] = []
+        self.offered_of: list[str] = []
         self.room: int | None = None
         self.asked: list[ModuleName] = []
         self.pinned: list[set[ModuleName]] = []
@@ -67,6 +73,7 @@ class Remote:
 
     async def offer(self, manifest: Manifest, *, private: bool, run: str, has_ended: bool) -> None:
         self.offered.append((manifest, private, has_ended))
+        self.offered_of.append(run)
 
     def resolve(self, name: ModuleName, *, urgent: bool = True, holding: bool = False) -> Answer | Flight:
         self.asked.append(name)
@@ -130,8 +137,8 @@ class Host:
         await self.jobs.load()
         return self.jobs
 
-    def greet(self, instance: str = "one", *, pid: int = 0, **fields: Any) -> Client:
-        client = Client(self.path, pid)
+    def greet(self, instance: str = "one", *, pid: int = 0, uid: int = 1000, **fields: Any) -> Client:
+        client = Client(self.path, pid, uid)
         self.greet_again(client, instance, **fields)
         return client
 
@@ -165,6 +172,15 @@ async def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     host.workers.shutdown()
 
 
+@contextlib.contextmanager
+def a_grandchild() -> Iterator[int]:
+    """A process that a child of this one has started."""
+    script = "import os, sys; os.fork() and os.wait() or (print(os.getpid(), flush=True), sys.stdin.read())"
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        yield int(child.stdout.readline())
+
+
 def rows(host: Host, what: str) -> int:
     return int(host.database.run_blocking(lambda connection: connection.execute(what).fetchone()[0]))
 
@@ -195,6 +211,39 @@ async def test_a_rank_that_is_later_than_its_launcher_is_not_forgotten(host: Hos
     again = host.greet()
     host.jobs.used(again, NAMES[2:3])
     assert [run["modules"] for run in host.running()] == [1], "the same name again is another run"
+
+
+async def test_somebody_else_who_names_a_run_has_one_of_its_own(host: Host) -> None:
+    """It neither ends, nor joins, nor makes private what is another user's."""
+    host.make(0, 1)
+    ours, theirs = 61_616_161, 61_616_162
+    rank, stranger = host.greet(uid=ours), host.greet(uid=theirs, private=True)
+    host.jobs.used(rank, NAMES[:1])
+    host.jobs.used(stranger, NAMES[1:2])
+    assert await host.jobs.run_ended(stranger) == {**EMPTY, "modules": 1, "local": 1, "names": [str(NAMES[1])]}
+    (left,) = host.running()
+    assert (left["uid"], left["modules"], left["processes"]) == (ours, 1, 1)
+    assert (await host.jobs.run_ended(rank))["names"] == [str(NAMES[0])]
+    told = zip(host.remote.offered_of, host.remote.offered, strict=True)
+    assert {run: facts[1:] for run, facts in told} == {f"{theirs}:one": (True, True), f"{ours}:one": (False, True)}
+    for manifest, _, _ in host.remote.offered:
+        assert b"6161616" not in path_of(manifest).encode() + encode(manifest), "other hosts have other users"
+
+
+async def test_who_is_started_as_somebody_else_by_a_process_of_the_run_belongs_to_it(host: Host) -> None:
+    """By sudo, setpriv, or the root of a container; not who only says so, and not the other way round."""
+    with a_grandchild() as grandchild:
+        launcher = host.greet(pid=os.getpid(), uid=0)
+        started, stranger = host.greet(pid=grandchild, uid=1000), host.greet(uid=1001)
+        host.jobs.used(started, NAMES[:1])
+        host.jobs.used(stranger, NAMES[1:2])
+        assert {run["uid"]: run["processes"] for run in host.running()} == {0: 2, 1001: 1}
+        assert (await host.jobs.run_ended(launcher))["names"] == [str(NAMES[0])]
+        again = [
+            host.greet(pid=pid, uid=uid) for pid, uid in ((grandchild, 1000), (os.getpid(), 0), (grandchild, 1000))
+        ]
+        seen = {run["uid"]: run["processes"] for run in host.running()}
+        assert (seen, len(again)) == ({0: 1, 1000: 2, 1001: 1}, 3), "its own comes first"
 
 
 async def test_a_connection_that_greets_again_leaves_its_first_run(host: Host) -> None:

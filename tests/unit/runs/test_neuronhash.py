@@ -36,4 +36,6 @@ def test_runs_by_compiler_and_model() -> None:
 @given(st.dictionaries(st.text(max_size=5), JSON | st.just(MODELS) | st.dictionaries(st.text(max_size=3), JSON)))
 def test_no_document_is_too_odd(document: dict[str, Any]) -> None:
     with contextlib.suppress(BadDocument):
-        neuronhash.read(json.dumps(document).encode())
+        runs = neuronhash.read(json.dumps(document).encode())
+        compilers = {compiler.removeprefix("neuronxcc-") for compiler in document}
+        assert all(run.compiler_version in compilers for run in runs)

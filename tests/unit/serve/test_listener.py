@@ -156,3 +156,4 @@ async def test_a_folder_that_is_gone_at_the_end_is_no_error(tmp_path: Path) -> N
     async with listening(tmp_path / "run" / "sock"):
         (tmp_path / "run").rename(tmp_path / "away")
         (tmp_path / "run").write_text("not even a folder")
+    assert (tmp_path / "run").read_text() == "not even a folder"

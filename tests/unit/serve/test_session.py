@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from neff import protocol
 from neff.keys import ModuleName
 from neff.protocol import Message
+from neffd.compiles import lockfile
 from neffd.fetch.flight import READY_HERE, Answer, Flight
+from neffd.layouts import xla
 from neffd.metrics import Metrics
 from neffd.runs.identity import Identity
 from neffd.runs.plans import Expected
@@ -26,6 +28,7 @@ from neffd.serve.operations import standard
 from neffd.serve.session import Resolver, Session
 from neffd.tasks import Tasks
 from tests.harness import entries
+from tests.unit.store.as_user import needs_root
 from tests.unit.waiting import until
 
 NAME = entries.module(1)
@@ -47,14 +50,17 @@ class Host:
         self.parked: list[dict[str, str]] = []
         self.sessions: list[Session] = []
         self.guess = Expected()
+        self.root = "/cache"
+        self.holding, self.asked = False, 0
 
     def find_root(self, hello: Message) -> tuple[Resolver | None, str | None, str | None]:
-        return (self, "/cache", None) if hello.get("root") == "/cache" else (None, None, "other-cache-dir")
+        return (self, self.root, None) if hello.get("root") == "/cache" else (None, None, "other-cache-dir")
 
     def resolver_for(self, name: ModuleName) -> Resolver | None:
         return self
 
     def resolve(self, name: ModuleName, *, urgent: bool = True, holding: bool = False) -> Answer | Flight:
+        self.holding, self.asked = holding, self.asked + 1
         if name.key in self.answers:
             return self.answers[name.key]
         if name.key not in self.flights:
@@ -175,6 +181,16 @@ async def test_greeting_as_documented(served: Served) -> None:
             }
         }
         assert served.host.sessions[0].uid == os.getuid()
+
+
+@pytest.mark.parametrize("is_itself", [True, False])
+async def test_who_greets_through_a_proxy_is_not_taken_for_it(served: Served, is_itself: bool) -> None:
+    """The end of a proxy, or of its connection, proves nothing of a trainer behind it."""
+    async with served.client(greet=False) as client:
+        await client.ask({"hello": {**HELLO["hello"], "pid": os.getpid() if is_itself else os.getppid()}})
+        assert served.host.sessions[0].pid == (os.getpid() if is_itself else 0)
+        await client.ask(HELLO)
+        assert served.host.sessions[0].pid == os.getpid(), "who does not say"
 
 
 async def test_resolve_as_documented(served: Served) -> None:
@@ -380,14 +396,65 @@ async def test_at_most_64_open_requests(served: Served) -> None:
         assert (await client.ask(resolve(NAME.key, number=65)))[0]["state"] == "ready"
 
 
-async def test_leaving_withdraws_the_question_and_the_lock_but_not_the_fetch(served: Served) -> None:
+async def test_leaving_withdraws_the_question_and_the_lock_but_not_the_fetch(served: Served, tmp_path: Path) -> None:
+    served.host.root = str(tmp_path / "cache")
+    lock = entries.write(tmp_path / "cache", NAME, {xla.LOCK: b""}) / xla.LOCK
     async with served.client() as client:
         client.send(resolve(NAME.key, holding=[NAME.key]))
         await until(lambda: any(flight.holders for flight in served.host.flights.values()), "the question")
+        assert list(served.host.flights[NAME.key].holders.values()) == [lockfile.identity(lock)]
     flight = served.host.flights[NAME.key]
     await until(lambda: not flight.holders and not len(served.host.tasks), "the end of the connection is seen")
     assert not flight.outcome.done()
     flight.outcome.set_result(READY_HERE)
+
+
+async def test_a_trainer_is_told_to_compile_where_the_fetch_would_take_longer(served: Served, tmp_path: Path) -> None:
+    """The fetch goes on, under no lock of a trainer any more; who is not a trainer waits for it."""
+    served.host.root = str(tmp_path / "cache")
+    entries.write(tmp_path / "cache", NAME, {xla.LOCK: b""})
+    async with served.client() as client, served.client() as person:
+        client.send(resolve(NAME.key, *keys(3)[2:], holding=[NAME.key], number=7))
+        await until(lambda: len(served.host.flights) == 2, "the question")
+        slow, other = served.host.flights.values()
+        slow.found, slow.give_up_s, slow.left_s = True, 60.0, 60.0
+        other.found, other.give_up_s, other.left_s = True, 60.0, 20.0
+        person.send({"id": 1, "op": "prefetch", "names": [str(NAME)], "wait": True})
+        told = [await client.receive()]
+        while told[-1]["state"] != "absent":
+            told.append(await client.receive())
+        assert told[-1] == {"id": 7, "key": NAME.key, "state": "absent", "reason": "slower-than-compiling"}
+        assert not slow.holders
+        assert not slow.outcome.done()
+        assert served.host.metrics.value("neffd_questions_total", state="absent", reason="slower-than-compiling") == 1
+        slow.outcome.set_result(Answer(True, source="shared"))
+        while (answer := await person.receive())["state"] == "fetching":
+            pass
+        assert answer["state"] == "ready"
+        other.outcome.set_result(Answer(True, source="shared"))
+        while "done" not in (answer := await client.receive()):
+            assert answer["key"] == other.name.key
+
+
+@needs_root
+async def test_nobody_holds_the_lock_of_somebody_else(served: Served, tmp_path: Path) -> None:
+    """What a client says it has made has to be its user's; root may act for everybody."""
+    served.host.root = str(tmp_path / "cache")
+    lock = entries.write(tmp_path / "cache", NAME, {xla.LOCK: b""}) / xla.LOCK
+    os.chown(lock, 61_001, 61_001)
+    believed = {61_001: True, 61_002: False, 0: True}
+    async with served.client() as client:
+        (session,) = served.host.sessions
+        for number, (uid, is_believed) in enumerate(believed.items()):
+            session.uid = uid
+            client.send(resolve(entries.module(1).key, holding=[NAME.key], number=number))
+            await until(lambda number=number: served.host.asked == number + 1, "the question")  # type: ignore[misc]
+            assert served.host.holding is is_believed, uid
+        lock.unlink()
+        client.send(resolve(NAME.key, holding=[NAME.key], number=3))
+        await until(lambda: served.host.asked == 4, "the question")
+        assert not served.host.holding, "there is none"
+    served.host.flights[NAME.key].outcome.set_result(READY_HERE)
 
 
 async def test_a_client_that_does_not_read_is_let_go(served: Served) -> None:

@@ -30,7 +30,14 @@ class Holding:
     def __call__(self, session: Session, number: int, message: Message) -> None:
         place, lock = _place(session, message), _lock(message)
         if place is not None:
-            self._keeper.took(place, lock, pid=session.pid, uid=session.uid, connection=id(session))
+            self._keeper.took(
+                place,
+                lock,
+                pid=session.pid,
+                uid=session.uid,
+                connection=id(session),
+                program=session.program,
+            )
             session.on_close(lambda: self._keeper.disconnected(id(session)), key="holding")
         session.reply(number, done=True)
 
