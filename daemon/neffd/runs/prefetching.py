@@ -14,8 +14,8 @@ from neffd.runs.manifests import UsedModule
 from neffd.runs.recorder import Run
 from neffd.tasks import Tasks
 
-# Enough to fill the line; the fetchers' own queue decides what goes first.
-_PARALLEL = 32
+# Asked for together, that is one question; the fetchers' own queue decides what goes first.
+_PARALLEL = 100
 
 Resolve = Callable[[ModuleName], "Answer | Flight"]
 _Place = tuple[str, ModuleName]

@@ -18,21 +18,25 @@ _LISTINGS_KEPT = 16
 class Documents:
     """Args:
     head: asks for the commit that `main` points to.
+    last_head: what the last answer to that was; empty before the first.
     """
 
-    def __init__(self, client: HubClient, head: Callable[[], Awaitable[str]]) -> None:
+    def __init__(
+        self, client: HubClient, head: Callable[[], Awaitable[str]], last_head: Callable[[], str] = str
+    ) -> None:
         self._client = client
         self._head = head
+        self._last_head = last_head
         self._revision = ""
         self._listed: dict[str, list[Document]] = {}
 
     async def listed(self, folder: str) -> list[Document]:
         """See `neffd.remotes.base.Remote.documents`."""
-        revision = await self._head()
+        revision, found = await self._look(folder)
         if revision != self._revision or len(self._listed) > _LISTINGS_KEPT:
             self._revision, self._listed = revision, {}
         if folder not in self._listed:
-            found = await self._list(folder, revision)
+            found = await self._list(folder, revision) if found is None else found
             if revision != self._revision:  # it moved meanwhile; as true as any answer
                 return found
             self._listed[folder] = found
@@ -54,6 +58,16 @@ class Documents:
         if errors and not any(isinstance(content, bytes) for content in found):
             raise errors[0]
         return [content if isinstance(content, bytes) else None for content in found]
+
+    async def _look(self, folder: str) -> tuple[str, list[Document] | None]:
+        """Where the branch is, and the listing there if it had not moved: a run waits for both, so both are asked."""
+        before = self._last_head()
+        if not before or (before == self._revision and folder in self._listed):
+            return await self._head(), None
+        revision, found = await asyncio.gather(self._head(), self._list(folder, before), return_exceptions=True)
+        if isinstance(revision, BaseException):
+            raise revision
+        return revision, found if revision == before and not isinstance(found, BaseException) else None
 
     async def _list(self, folder: str, revision: str) -> list[Document]:
         found: list[Document] = []

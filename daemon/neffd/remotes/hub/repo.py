@@ -102,7 +102,7 @@ class HubRepoRemote:
         self._lookups = Lookups(self._look_up, self._tasks)
         downloads = Downloads(self._client, quotas, self._downloader, self._tasks, self._in_thread, clock)
         self._arrivals = Arrivals(self._describe, downloads.get, downloads.may_waste, self._tasks, self._in_thread)
-        self._documents = Documents(self._client, self._move_head)
+        self._documents = Documents(self._client, self._move_head, lambda: self._head)
         self._threads = whole_pool(_THREADS, f"neffd-remote-{name}")
         self._head = ""
         # Told by answers that were about presence, at a commit; used once, since who looks again wants to hear it anew.
