@@ -1,6 +1,7 @@
 """The reference case on a local Hub: 100 entries, 400 files, 163 MB, 40 ms a request, up and down.
 
-The rival on the way down is the least a client can do: plain concurrent GETs, 64 in flight, written to disk.
+The rival on the way down is the least a client can do: plain concurrent GETs of all files, 64 in flight, written to
+disk. Daemons are at rest when they are asked: a service has long finished its own start.
 """
 
 from __future__ import annotations
@@ -133,6 +134,7 @@ def publish(host: Daemon, hub: HubProcess, names: list[ModuleName]) -> list[Figu
 def fetch(host: Daemon, hub: HubProcess, questions: list[list[ModuleName]]) -> tuple[float, int]:
     """Seconds and requests until a trainer had every name of every question, one question after the other."""
     with host, contextlib.closing(trainer(host)) as client:
+        at_rest(host)
         hub.reset_counters()
         began = time.monotonic()
         for names in questions:
@@ -173,6 +175,12 @@ def unknown_keys(host: Daemon, hub: HubProcess, known: ModuleName) -> list[Figur
     ]
 
 
+def at_rest(host: Daemon) -> None:
+    """Until it has found out what it may do on its remotes, by a process that loads huggingface_hub."""
+    writable = [remote for remote in host.config["remotes"] if remote["mode"] == "read-write"]
+    eventually(lambda: sum(remote["can_write"] for remote in host.status()["remotes"]) == len(writable), "at rest", 30)
+
+
 def trainer(host: Daemon) -> RawClient:
     """A connection as a trainer opens it."""
     return RawClient(host.socket, {"root": str(host.cache)}, timeout_s=60)
@@ -186,13 +194,12 @@ def hub_requests(hub: HubProcess) -> int:
 
 
 def plain_gets(hub: HubProcess, folder: Path, token: str, *, is_careful: bool = False) -> float:
-    """Seconds to GET every file of the repo's entries with 64 requests in flight and write it.
+    """Seconds to GET every file of the repo's entries with 64 requests in flight and write it, the empty ones too.
 
     Args:
         is_careful: hash and sync each file too, on threads: the least that neffd must do.
     """
-    paths = [path for path, data in hub.read_files(_REPO).items() if "/MODULE_" in path and data]
-    paths = [path for path in paths if not path.endswith("neffd.json")]
+    paths = [path for path in hub.read_files(_REPO) if "/MODULE_" in path and not path.endswith("neffd.json")]
     for path in paths:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
 

@@ -20,7 +20,7 @@ from neff.asking import Asker
 from neff.hook import CACHE_MODULE, Hook
 from neff.keys import ModuleName
 from neff.notices import Notices
-from tests.bench.hub_reference import LATENCY_S, fill, plain_gets, remote_of
+from tests.bench.hub_reference import LATENCY_S, at_rest, fill, plain_gets, remote_of
 from tests.bench.measure import Figure
 from tests.harness import entries
 from tests.harness.daemon import Daemon, RawClient
@@ -107,6 +107,7 @@ def _look_up(cache: Any, keys: list[str], copy: Path) -> float:
 def _started_together(host: Daemon, names: list[ModuleName]) -> float:
     """Seconds from the trainer's greeting to its last answer, asked one after another."""
     with host:
+        at_rest(host)
         host.cache.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
         with _run(host, "together") as client:

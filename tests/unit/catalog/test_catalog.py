@@ -119,7 +119,7 @@ async def test_many_askers_of_many_unknown_keys_share_their_questions(hub: HubSe
             assert sum(requests(hub).values()) <= 3 + 2
 
 
-async def test_who_comes_while_a_question_is_on_its_way_is_asked_for_in_the_next(hub: HubServer, tmp_path: Path) -> None:
+async def test_who_comes_while_a_question_is_on_its_way_is_in_the_next(hub: HubServer, tmp_path: Path) -> None:
     hub.seed_files(REPO, entry(2))
     hub.add_fault(r"GET .*/tree/", kind="stall", times=None)  # no listing answers for them
     async with catalog_of(hub, tmp_path) as catalog:
