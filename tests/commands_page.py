@@ -39,7 +39,8 @@ daemon's packages: `pip install 'neffd[daemon]'`. Options with an underscore can
 Output is for a person on a terminal (`NO_COLOR` is honoured), one item a line in a pipe, `name=value` quoted as a shell
 would, and one JSON document with `--json`: its `schema` (now 1) rises when a field changes its meaning or goes away,
 `command` is the command's name. What `neff status --json` and `neff why --json` say besides is the daemon's own
-document, described in [protocol.md](protocol.md).
+document, described in [protocol.md](protocol.md). What keeps a command from answering is told on the standard error as
+text, with the exit code; then the standard output is empty, also with `--json`.
 
 The Hub is the one of `HF_ENDPOINT`, the login that of `hf auth login` or `HF_TOKEN`. The repo is that of
 `CUSTOM_CACHE_REPO`, else the one saved in `$HF_HOME/optimum_neuron_custom_cache` (by `neff set`, or by optimum-neuron),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -32,6 +34,8 @@ _EXIT_CODES: tuple[tuple[type[DaemonError], int], ...] = (
     (RefusedError, exitcodes.FAILED),
 )
 
+# Of the standard output: its reader has gone, or the file that it leads to cannot take more.
+_NOT_WRITTEN = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO})
 _WHAT_TO_DO = {
     "no-daemon": "is it running?",
     "silent": "is it stopped or overloaded?",
@@ -60,6 +64,8 @@ _EXAMPLES = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `neff`; returns the exit code. Usage errors and `--help` leave with SystemExit, as argparse does."""
     args = _arguments(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path may hold what the terminal's character set does not
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         command = _COMMANDS.get(args.command, withdaemon)
         code = int(command.run(args))
@@ -71,9 +77,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
     except KeyboardInterrupt:
         return exitcodes.INTERRUPTED
-    except BrokenPipeError:
-        # The reader has gone (`neff status | head`). Python would complain once more while it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno not in _NOT_WRITTEN:
+            raise
+        if not isinstance(error, BrokenPipeError):  # that is a reader who has gone, as `neff status | head`
+            print(f"neff: {error.strerror}", file=sys.stderr)
+        # Python would complain once more while it flushes at exit.
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exitcodes.FAILED
 
 

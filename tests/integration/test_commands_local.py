@@ -192,7 +192,7 @@ def test_directories_that_are_none(person: Person, tmp_path: Path, command: str)
 def test_no_daemons_packages_are_needed(person: Person, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     blocked = tmp_path / "blocked"
     blocked.mkdir()
-    for name in ("aiohttp", "huggingface_hub", "pydantic", "yaml", "rich"):
+    for name in ("aiohttp", "huggingface_hub", "yaml", "rich"):
         (blocked / f"{name}.py").write_text(f"raise ModuleNotFoundError('none', name='{name}')")
     path = os.pathsep.join([str(blocked), person.environ["PYTHONPATH"]])
     assert person.neff(*arguments, PYTHONPATH=path).returncode == exitcodes.OK

@@ -136,11 +136,32 @@ def test_a_new_host_names_the_compiler(alice: Person, hub: HubProcess, tmp_path:
     done = alice.neff("synchronize", "--pull", "--cache-dir", str(empty), "--compiler-version", "2.20")
     assert done.stdout == f"{REPO} and {empty}: 2 pulled\n", done.stderr
     assert modules_in(empty) == {str(THERE), str(BOTH)}
+    another = tmp_path / "another"
+    another.mkdir()
+    done = alice.neff("synchronize", "--cache_dir", str(another))
+    assert (done.stdout, done.returncode) == (f"{REPO} and {another}: 0 pulled, 0 pushed\n", exitcodes.OK)
+    assert "holds nothing for a compiler that is known here" in done.stderr
     fresh = tmp_path / "not" / "there"  # before the first compile
     done = alice.neff("synchronize", "--pull", "--compiler_version", "2.14", NEURON_COMPILE_CACHE_URL=str(fresh))
     assert (done.returncode, fresh.is_dir()) == (exitcodes.FAILED, True)
     assert "holds nothing for a compiler that is known here" in done.stderr
     assert alice.neff("synchronize", "--cache_dir", str(fresh / "none")).returncode == exitcodes.NOT_FOUND
+
+
+def test_the_compiler_is_looked_for_where_python3_is(alice: Person, tmp_path: Path) -> None:
+    """As in the installation: neff in an environment of its own, the trainers' on PATH."""
+    python, empty = tmp_path / "trainers" / "bin" / "python3", tmp_path / "empty"
+    version = "python{}.{}".format(*sys.version_info)
+    facts = python.parents[1] / "lib" / version / "site-packages" / "neuronx_cc-2.20.dist-info" / "METADATA"
+    for path in (python, facts, empty / "none"):
+        path.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    facts.write_text(
+        f"Metadata-Version: 2.1\nName: neuronx-cc\nVersion: {THERE.namespace.removeprefix('neuronxcc-')}\n"
+    )
+    first = f"{python.parent}:{alice.environ['PATH']}"
+    assert alice.neff("synchronize", "--pull", "--cache_dir", str(empty), PATH=first).returncode == exitcodes.OK
+    assert modules_in(empty) == {str(THERE), str(BOTH)}
 
 
 def test_refusals(alice: Person, hub: HubProcess, cache: Path, tmp_path: Path) -> None:

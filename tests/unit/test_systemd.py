@@ -43,7 +43,7 @@ EXPECTED = {
     "Type": "notify",
     "User": "neffd",
     "Group": "neffd",
-    "Restart": "on-failure",
+    "Restart": "always",
     "KillMode": "mixed",
     "StateDirectory": "neffd",
     "RuntimeDirectory": "neffd",

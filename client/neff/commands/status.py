@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from neff import exitcodes
 from neff.commands import withdaemon
+from neff.commands.documents import print_json
 from neff.commands.session import fields, number, objects, session, status_of, texts
 from neff.protocol import Message, safe_text
 
 HELP = "show what the daemon is doing"
+# How it is now, which the sections above say, at times by a newer look.
+_NO_COUNTERS = ("neffd_cache_", "neffd_connections", "neffd_journal_waiting", "neffd_remote_breaker", "neffd_tasks")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +29,10 @@ def run(args: argparse.Namespace) -> int:
         return withdaemon.run_module("localstatus", args)
     with session(args) as connection:
         status = status_of(connection)
-    print(json.dumps(status, indent=2) if args.json else "\n".join(describe(status)))
+    if args.json:
+        print_json("status", **status)
+    else:
+        print("\n".join(describe(status)))
     return exitcodes.OK
 
 
@@ -196,7 +201,8 @@ def _at_work(pids: object) -> str:
 def _counters(counters: object) -> Iterator[str]:
     """Those that have counted something."""
     rows = []
-    for name, value in sorted(fields(counters).items()):
+    counted = ((name, value) for name, value in fields(counters).items() if not name.startswith(_NO_COUNTERS))
+    for name, value in sorted(counted):
         labelled = value if isinstance(value, dict) else {"": value}
         for labels, count in labelled.items():
             amount = number(count)

@@ -111,6 +111,17 @@ def installed_compiler() -> str | None:
         return None
 
 
+def trainers_compiler() -> str | None:
+    """Version of the neuronx-cc of this environment, else of that of the `python3` on PATH: neff may have its own."""
+    from neff.runs import stack
+
+    if (own := installed_compiler()) is not None:
+        return own
+    with contextlib.suppress(ValueError):  # there is no python3
+        return stack.versions([stack.COMPILER], "python3").get(stack.COMPILER)
+    return None
+
+
 def is_of_version(namespace: str, version: str) -> bool:
     """Whether `2.21`, `2.21.33363.0` or the whole name means this namespace; `2.2` does not mean 2.21."""
     name, version = namespace.removeprefix("neuronxcc-"), version.removeprefix("neuronxcc-")

@@ -17,7 +17,7 @@ __all__ = ["block", "bytes_bar", "is_plain", "is_terminal", "line", "print_json"
 
 def is_terminal() -> bool:
     """Whether a person reads stdout."""
-    return sys.stdout.isatty()
+    return sys.stdout is not None and sys.stdout.isatty()  # None: closed by the caller, as `>&-` does
 
 
 def is_plain() -> bool:

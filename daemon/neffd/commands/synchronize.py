@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         "compiler_version",
         metavar="VERSION",
-        help="fetch for this compiler, such as 2.21 (default: those in the directory, and the installed neuronx-cc)",
+        help="fetch for this compiler, such as 2.21 (default: those in the directory, and the installed neuronx-cc, "
+        "here or for the python3 on PATH)",
     )
     add_option(parser, "allow_public", action="store_true", help="also send to a repo that everybody can read")
     add_json(parser)
@@ -113,35 +115,30 @@ async def _missing(args: argparse.Namespace, root: Path, repo_id: str) -> list[s
     ready = [entry for name in localcache.namespaces(root) for entry in localcache.entries(root, name)]
     present = {f"{entry.namespace}/{entry.key}" for entry in ready if entry.state == "ready"}
     async with hub.opened(repo_id) as client:
-        namespaces = [name async for name in _to_fetch(client, args, root)]
-        if not namespaces and args.pull:
-            raise CommandError(
+        wanted = args.compiler_version or localcache.trainers_compiler()
+        local = [] if args.compiler_version else localcache.namespaces(root)
+        there = await _compilers(client)
+        namespaces = [name for name in there if name in local or (wanted and localcache.is_of_version(name, wanted))]
+        if not namespaces and (there or args.pull):
+            nothing = CommandError(
                 f"{repo_id} holds nothing for a compiler that is known here", "--compiler_version VERSION"
             )
+            if args.pull:
+                raise nothing
+            print("\n".join(nothing.lines()), file=sys.stderr)
         return await exchange.missing(client, namespaces, present)
 
 
-async def _to_fetch(client: Any, args: argparse.Namespace, root: Path) -> Any:
-    """The repo's compiler versions that are in use here, or the one that was asked for."""
+async def _compilers(client: Any) -> list[str]:
+    """The compiler versions of a repo."""
     from neff import keys
-    from neffd.commands import localcache
 
-    installed = localcache.installed_compiler()
-    local = set(localcache.namespaces(root))
-    async for page in client.tree("", "main"):
-        for item in page:
-            name = str(item.get("path"))
-            if item.get("type") != "directory" or not keys.is_namespace(name):
-                continue
-            wanted = args.compiler_version or installed
-            is_wanted = wanted is not None and localcache.is_of_version(name, wanted)
-            if is_wanted or (args.compiler_version is None and name in local):
-                yield name
+    pages = [page async for page in client.tree("", "main")]
+    folders = [str(item.get("path")) for page in pages for item in page if item.get("type") == "directory"]
+    return [name for name in folders if keys.is_namespace(name)]
 
 
 def _print(args: argparse.Namespace, root: Path, repo_id: str, through: str, outcome: Outcome, registry: int) -> None:
-    import sys
-
     from neffd.commands import output
 
     if args.json:

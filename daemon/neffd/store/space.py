@@ -161,6 +161,9 @@ class Space:
 
         Raises DiskFull where that would leave too little free, whatever is evicted, OSError and sqlite3.Error.
         """
+        # Before anything goes: what is too large for the disk, or says so, must not empty the directory in vain.
+        if not await self._could_hold(size_bytes):
+            raise self._too_large(size_bytes)
         self._reserved_bytes += size_bytes
         try:
             await self._make_room(size_bytes)
@@ -173,8 +176,21 @@ class Space:
             if not await self._stride():
                 if not await self._lacks_room():
                     return
-                kept_mb = self._limits.min_free_bytes / 1e6
-                raise DiskFull(f"{size_bytes / 1e6:.1f} MB would leave less than {kept_mb:.0f} MB free")
+                raise self._too_large(size_bytes)
+
+    def _too_large(self, size_bytes: int) -> DiskFull:
+        kept_mb = self._limits.min_free_bytes / 1e6
+        return DiskFull(f"{size_bytes / 1e6:.1f} MB would leave less than {kept_mb:.0f} MB free")
+
+    async def _could_hold(self, size_bytes: int) -> bool:
+        """Whether there would be room for so much more, if all went that may."""
+        spare_bytes = await self._in_worker(self._measure) - self._reserved_bytes - self._limits.min_free_bytes
+        lacking = Goal(size_bytes - spare_bytes)
+        if not lacking or not self._limits.min_free_bytes:
+            return True
+        held, pinned = dict(self._census.snapshot()), frozenset(self._pinned())
+        selection: Selection = await self._in_worker(self._select, held, lacking, {}, pinned)
+        return selection.reaches_goal
 
     async def _lacks_room(self) -> bool:
         if not self._limits.min_free_bytes:
@@ -271,7 +287,7 @@ class Space:
             if outcome is not Removal.REMOVED:
                 continue
             log.info("evicted %s, %d bytes", entry.name, entry.size_bytes)
-            gone.append(entry.name)
+            gone.append(entry)
             self._census.drop(entry.name)
             self._asked_for.pop(entry.name, None)
             self._evicted_entries += 1
@@ -280,7 +296,7 @@ class Space:
             self._metrics.evicted_bytes.inc(entry.size_bytes)
             self._on_evicted(entry.name)
         if gone:
-            await self._in_worker(self._index.forget_uses, self._root.path, gone)
+            await self._in_worker(self._index.forget_evicted, self._root.path, gone)
 
     async def _note_uses(self) -> None:
         asked_for, self._asked_for = self._asked_for, {}

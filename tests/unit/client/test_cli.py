@@ -185,10 +185,17 @@ def test_status_for_a_person(socket_path: Path) -> None:
     assert (result.stdout, result.stderr, result.returncode) == (STATUS_TEXT, "", exitcodes.OK)
 
 
+def test_status_has_no_gauges_among_what_was_counted(socket_path: Path) -> None:
+    counters = {"neffd_tasks": 14, "neffd_cache_bytes": {"cache_dir=/a": 5e6}, "neffd_scans": {"why=start": 1}}
+    with ScriptedDaemon(socket_path, _answer({"status": {"counters": counters}, "done": True})):
+        shown = _neff("status", socket=socket_path).stdout
+    assert shown.splitlines()[-1] == "  neffd_scans{why=start}  1"
+
+
 def test_status_for_a_program(socket_path: Path) -> None:
     with ScriptedDaemon(socket_path, _answer({"status": STATUS, "done": True})):
         result = _neff("status", "--json", socket=socket_path)
-    assert json.loads(result.stdout) == STATUS
+    assert json.loads(result.stdout) == {**STATUS, "command": "status"}
 
 
 @pytest.mark.parametrize(
@@ -217,6 +224,30 @@ def test_status_into_a_closed_pipe_is_quiet(socket_path: Path) -> None:
         )
         os.close(writing)
     assert (result.returncode, result.stderr) == (exitcodes.FAILED, b"")
+
+
+@pytest.mark.parametrize("arguments", [("completion", "bash"), ("du", "--cache_dir", ".", "--json")])
+def test_a_full_disk_behind_the_output_is_one_line(arguments: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        result = subprocess.run(_command(*arguments), stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (result.returncode, result.stderr) == (exitcodes.FAILED, b"neff: No space left on device\n")
+
+
+def test_what_the_terminal_cannot_show_is_escaped(socket_path: Path) -> None:
+    status = {"cache_dirs": [{"path": "/caché", "entries": {}}]}
+    with ScriptedDaemon(socket_path, _answer({"status": status, "done": True})):
+        command = _command("status", "--socket", str(socket_path))
+        shown = subprocess.run(
+            command, capture_output=True, check=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}
+        )
+    assert b"/cach\\xe9" in shown.stdout
+
+
+@pytest.mark.parametrize("json_option", [(), ("--json",)])
+def test_a_closed_output_is_no_failure(json_option: tuple[str, ...]) -> None:
+    command = _command("du", "--cache_dir", ".", *json_option)
+    result = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], stderr=subprocess.PIPE, check=False)
+    assert (result.returncode, result.stderr) == (exitcodes.OK, b"")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Mapping
@@ -69,8 +70,8 @@ def test_a_variable_can_name_the_file_and_an_argument_wins(tmp_path: Path) -> No
 
 def test_a_configuration_cannot_be_changed() -> None:
     config = load(None, HOST)
-    with pytest.raises(ValueError, match="frozen"):
-        config.scan_s = 5
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.scan_s = 5  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -335,7 +336,7 @@ def test_rendering_names_sources_and_loads_again(tmp_path: Path) -> None:
     assert "log_level: info  # default" in rendered
     assert "    name: org-repo  # from url" in rendered
     again = from_text(tmp_path, rendered, {})
-    assert again.model_dump() == config.model_dump()
+    assert again == config
 
 
 def example_text(uncommented: bool) -> str:
@@ -345,17 +346,17 @@ def example_text(uncommented: bool) -> str:
 
 
 def test_the_example_is_the_default_configuration(tmp_path: Path) -> None:
-    assert from_text(tmp_path, example_text(False)).model_dump() == load(None, HOST).model_dump()
+    assert from_text(tmp_path, example_text(False)) == load(None, HOST)
 
 
 def test_the_example_shows_every_key_with_its_default(tmp_path: Path) -> None:
     shown = from_text(tmp_path, example_text(True), {})
     for key in keys():
         assert shown.source(key.path) != "default", f"{key.path} is not in config.example.yaml"
-    defaults = load(None, {**HOST, "NEFFD_CACHE_DIRS": "/var/tmp/neuron-compile-cache"}).model_dump()
+    defaults = dataclasses.asdict(load(None, {**HOST, "NEFFD_CACHE_DIRS": "/var/tmp/neuron-compile-cache"}))
     defaults["state_dir"] = default_state_dir({}, root=True)
     defaults["socket"] = default_socket({}, Path("/unused"), root=True)
-    assert shown.model_dump(exclude={"remotes"}) == {k: v for k, v in defaults.items() if k != "remotes"}
+    assert {**dataclasses.asdict(shown), "remotes": ()} == {**defaults, "remotes": ()}
 
 
 def test_without_remotes_there_is_the_public_one(tmp_path: Path) -> None:
@@ -405,9 +406,10 @@ def test_no_remotes_at_all_has_to_be_said(tmp_path: Path) -> None:
 
 def test_the_example_shows_every_key_of_a_remote() -> None:
     first, second = yaml.safe_load(example_text(True))["remotes"]
-    assert {*first, *second} == set(RemoteConfig.model_fields)
+    defaults = {field.name: field.default for field in dataclasses.fields(RemoteConfig)}
+    assert {*first, *second} == set(defaults)
     for field in ("mirror", "poll_s", "allow_public"):
-        assert first[field] == RemoteConfig.model_fields[field].default, field
+        assert first[field] == defaults[field], field
 
 
 def test_every_key_of_the_example_has_a_comment() -> None:
@@ -456,8 +458,7 @@ def test_any_input_loads_or_raises_a_config_error(tmp_path: Path, content: bytes
     file = tmp_path / "neffd.yaml"
     file.write_bytes(content)
     try:
-        config = load(file, {**HOST, **environ})
+        said = render(load(file, {**HOST, **environ}))
     except ConfigError as error:
-        str(error).encode()
-    else:
-        render(config).encode()
+        said = str(error)
+    assert said.encode(), "it can be printed"

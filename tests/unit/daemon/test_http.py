@@ -118,6 +118,32 @@ async def test_a_request_without_a_host_is_refused(daemon: Daemon) -> None:
     await writer.wait_closed()
 
 
+@pytest.mark.parametrize(
+    "sent", [b"\x16\x03\x01\x02\x00\n\n", b"GET / HTTP/1.1\r\nX: " + b"a" * 100_000, b"GET / HTTP/1.1\r\n\r\n"]
+)
+async def test_what_is_no_http_leaves_nothing_in_the_log(
+    daemon: Daemon, caplog: pytest.LogCaptureFixture, sent: bytes
+) -> None:
+    reader, writer = await asyncio.open_connection(daemon.address.host, daemon.address.port)
+    writer.write(sent)
+    assert (await reader.readline()).split()[1] == b"400"
+    writer.close()
+    assert caplog.records == []
+
+
+async def test_requests_that_never_end_keep_nobody_out(daemon: Daemon) -> None:
+    """The oldest connections are closed for new ones, so descriptors do not run out."""
+    slow = []
+    for _ in range(100):
+        slow.append(await asyncio.open_connection(daemon.address.host, daemon.address.port))
+        slow[-1][1].write(b"GET / HTTP/1.1\r\nHost: lo")
+    assert (await daemon.ask("/healthz"))[0] == 200
+    assert [await reader.read() for reader, _ in slow[: 100 - 64]] == [b""] * 36
+    assert not slow[-1][0].at_eof()
+    for _, writer in slow:
+        writer.close()
+
+
 async def test_a_used_port_is_an_error_with_a_hint(daemon: Daemon) -> None:
     with pytest.raises(NeffdError) as caught:
         await HttpServer(Source(), Metrics()).start(daemon.address.host, daemon.address.port)
@@ -148,6 +174,8 @@ async def test_stopping_does_not_wait_for_idle_connections() -> None:
     writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await reader.readline()
     await asyncio.wait_for(server.stop(), timeout=5)
+    await asyncio.wait_for(reader.read(), timeout=5)
+    assert reader.at_eof(), "it is closed from our side"
     writer.close()
     await writer.wait_closed()
 

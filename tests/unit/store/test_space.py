@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from neffd.metrics import Metrics
 from neffd.store import space as space_module
 from neffd.store.database import Database
 from neffd.store.eviction import Limits, Policy
-from neffd.store.index import Index
+from neffd.store.index import Evicted, Index
 from neffd.store.root import CacheRoot
 from neffd.store.space import DiskFull, Space
 from tests.harness import entries
@@ -205,6 +206,7 @@ async def test_an_entry_in_the_journal_stays(tmp_path: Path) -> None:
         await made.database.run(lambda connection: connection.execute(query, (str(made.root.path), *name)))
         async with made.running():
             await until(lambda: made.space.status()["kept"] == {"waiting-for-upload": 1}, "it stays")
+        assert made.here() == {1}
 
 
 async def test_what_an_earlier_life_began_is_finished(tmp_path: Path) -> None:
@@ -257,6 +259,22 @@ async def test_room_is_made_for_a_download(tmp_path: Path, monkeypatch: pytest.M
                 async with made.space.reserve(_SIZE * 9):
                     raise AssertionError
         assert made.space._reserved_bytes == 0
+
+
+async def test_nothing_goes_for_what_has_no_room_anyway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the size that a stranger states for an entry of a shared directory."""
+    async with room(tmp_path, limits=Limits(min_free_bytes=_SIZE * 4)) as made:
+        Disk(monkeypatch, made.root, _SIZE * 20)
+        for number in range(10):
+            made.write(number)
+        made.copies[entries.module(0)] = (0, 0)  # nobody else has it: it stays
+        for size_bytes in (10**15, _SIZE * 16):
+            with pytest.raises(DiskFull):
+                async with made.space.reserve(size_bytes):
+                    pass
+        assert made.here() == set(range(10))
+        async with made.space.reserve(_SIZE * 12):
+            assert made.gone
 
 
 async def test_downloads_at_once_share_the_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,3 +331,34 @@ async def test_what_runs_use_takes_room_that_nothing_else_can_have(tmp_path: Pat
         assert made.space.room_bytes(list(map(entries.module, range(8)))) == 0
     async with room(tmp_path, limits=Limits()) as made:
         assert made.space.room_bytes([]) is None
+
+
+async def test_of_what_is_evicted_nothing_stays_in_the_index(tmp_path: Path) -> None:
+    async with room(tmp_path, limits=_ten()) as made:
+        names = [made.write(number, idle_s=_DAY * (20 - number)) for number in range(10)]
+        for name in names:
+            neff = made.root.inspect(name).neff
+            assert neff is not None
+            await asyncio.to_thread(made.index.note_blocking, made.root.path, name, "remote:hub", neff, {}, 60.0)
+        await asyncio.to_thread(made.index.note_uses, made.root.path, dict.fromkeys(names, NOW - _DAY * 30))
+        async with made.running():
+            await until(lambda: len(made.gone) == 2, "two go")
+            async with made.space._one_at_a_time:  # what it does when they are gone is done
+                pass
+        left = set(names) - set(made.gone)
+        assert set(await asyncio.to_thread(made.index.known_of, made.root.path, names)) == left
+        for known in (made.index.compile_seconds, made.index.uses):
+            assert set(await asyncio.to_thread(known, made.root.path)) == left
+
+
+async def test_what_is_noted_of_one_that_has_come_again_stays(tmp_path: Path) -> None:
+    async with room(tmp_path, limits=_ten()) as made:
+        name = made.write(1)
+        before = made.root.inspect(name)
+        files = {file: (facts.inode, facts.mtime_ns) for file, facts in before.files.items()}
+        assert before.neff is not None
+        neff = dataclasses.replace(before.neff, inode=before.neff.inode + 1)
+        await asyncio.to_thread(made.index.note_blocking, made.root.path, name, "remote:hub", neff, {})
+        gone = [Evicted(name, files, before.size_bytes)]
+        await asyncio.to_thread(made.index.forget_evicted, made.root.path, gone)
+        assert await asyncio.to_thread(made.index.known, made.root.path, name)
