@@ -85,3 +85,25 @@ class Pulse:
         if part in self._silent:
             return Finding(part, What.BACK, self._silent.pop(part))
         return None
+
+
+class Piecework:
+    """Whether work that is done in pieces goes on: one piece may take so long.
+
+    Args:
+        limit_s: after which time in the same piece it is reported.
+        clock: monotonic seconds.
+        look_every_s: how often `look` is called.
+    """
+
+    def __init__(self, limit_s: float, clock: Callable[[], float], look_every_s: float) -> None:
+        self._pulse = Pulse(clock, look_every_s)
+        self._pulse.expect("", Limits(limit_s))
+        self._piece: float | None = None
+
+    def look(self, busy_since: float | None) -> Finding | None:
+        """What has changed since the last look; `busy_since` is when the present piece began, None if there is none."""
+        if busy_since is None or busy_since != self._piece:
+            self._piece = busy_since
+            self._pulse.beat("")
+        return next(iter(self._pulse.look()), None)

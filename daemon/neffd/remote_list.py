@@ -127,6 +127,12 @@ class RemoteList:
             if managed.pusher is not None:
                 managed.pusher.flush()
 
+    def look_for_lost(self) -> None:
+        """Files of entries that could not be sent may be there again."""
+        for managed in self._remotes:
+            if managed.pusher is not None:
+                managed.pusher.look_for_lost()
+
     def hurry(self) -> None:
         """Send what can be sent before an end that is near."""
         for managed in self._remotes:

@@ -19,7 +19,7 @@ from concurrent.futures import Executor
 
 from neffd.metrics import Metrics
 from neffd.publish.collect import Collector
-from neffd.pulse import Finding, Limits, Pulse, What
+from neffd.pulse import Finding, Limits, Piecework, Pulse, What
 from neffd.serve.status import Problems
 from neffd.store.database import Database
 from neffd.tasks import Tasks
@@ -36,6 +36,7 @@ _EXIT_CODE = 1
 # Whoever reads our log may hang, too.
 _LAST_WORDS_S = 2.0
 _REASONS = {LOOP: "event-loop-stuck", DATABASE: "database-stuck", WORKERS: "workers-stuck"}
+_SCAN_STUCK = "scan-stuck"
 _THREADS = {LOOP: "MainThread", DATABASE: "neffd-db", WORKERS: "neffd-worker"}
 
 
@@ -112,20 +113,20 @@ class SelfCheck:
         await self._loop.run_in_executor(self._workers, int)
 
     async def _look_at_scans(self) -> None:
-        stuck: set[int] = set()
+        look_every_s = min(_ASK_EVERY_S, SCAN_LIMIT_S / 4)
+        work: dict[Collector, Piecework] = {}
         while True:
-            await asyncio.sleep(min(_ASK_EVERY_S, SCAN_LIMIT_S / 4))
+            await asyncio.sleep(look_every_s)
             for collector, problems in self._collectors():
-                since = collector.busy_since
-                if since is None or self._clock() - since < SCAN_LIMIT_S:
-                    if id(collector) in stuck:
-                        stuck.discard(id(collector))
-                        problems.over("scan-stuck")
-                elif id(collector) not in stuck:
-                    stuck.add(id(collector))
+                if collector not in work:
+                    work[collector] = Piecework(SCAN_LIMIT_S, self._clock, look_every_s)
+                finding = work[collector].look(collector.busy_since)
+                if finding is not None and finding.what is What.SILENT:
                     self._metrics.stalls.labels("scan").inc()
-                    problems.note("scan-stuck", f"the file system has not answered for {SCAN_LIMIT_S:g} s", "")
+                    problems.note(_SCAN_STUCK, f"the file system has not answered for {SCAN_LIMIT_S:g} s", "")
                     log.warning("a scan does not go on:\n%s", stacks(_THREADS[WORKERS]))
+                elif finding is not None:
+                    problems.over(_SCAN_STUCK)
 
     def _watch(self) -> None:
         while not self._is_over.wait(LOOK_EVERY_S):

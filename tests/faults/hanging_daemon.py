@@ -1,4 +1,4 @@
-"""neffd, but a part of it hangs as soon as it is ready: HANG=<event-loop | database | workers>[:<seconds>].
+"""neffd, but a part of it hangs as soon as it is ready: HANG=<event-loop | database | workers | scan>[:<seconds>].
 
 The self-check has less patience with it: half a second until it is said, one and a half until the daemon ends, which
 it does not where the hang is one of so many seconds. Without HANG so little patience is with the event loop.
@@ -7,14 +7,17 @@ it does not where the hang is one of so many seconds. Without HANG so little pat
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from neffd import selfcheck, service
 from neffd.main import main
 from neffd.pulse import Limits
+from neffd.store.root import CacheRoot
 
 _SAID_S, _END_S = 0.5, 1.5
 
@@ -26,9 +29,20 @@ def hang(what: str, for_s: float, running: service.Service) -> None:
         time.sleep(for_s)
     elif what == "database":
         shared.database._enqueue(lambda connection: time.sleep(for_s))
+    elif what == "scan":
+        collector = running._roots[0].collector
+        vars(collector._root)["namespaces"] = functools.partial(hang_once, collector._root, for_s)
+        collector.scan_soon("asked")
     elif what == "workers":
         for _ in range(service._WORKERS):
             shared.workers.submit(lambda: time.sleep(for_s))
+
+
+def hang_once(root: CacheRoot, for_s: float) -> Iterator[str]:
+    """A directory that is not answered for so long, then as ever."""
+    vars(root).pop("namespaces")
+    time.sleep(for_s)
+    return root.namespaces()
 
 
 def arm(spec: str) -> None:
@@ -36,6 +50,7 @@ def arm(spec: str) -> None:
     what, _, seconds = spec.partition(":")
     selfcheck.LIMITS[what or selfcheck.LOOP] = Limits(_SAID_S, None if seconds else _END_S)
     selfcheck.LOOK_EVERY_S = 0.05
+    selfcheck.SCAN_LIMIT_S = _SAID_S
     start_tasks = service.Service._start_tasks
 
     def start_and_hang(running: Any) -> None:

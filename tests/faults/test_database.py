@@ -25,14 +25,6 @@ def shared(tmp_path: Path) -> Path:
     return tmp_path / "shared"
 
 
-@pytest.fixture
-def host(tmp_path: Path, shared: Path) -> Iterator[Daemon]:
-    remotes = [{"name": "shared", "url": f"file://{shared}", "mode": "read-write", "poll_s": 0.5}]
-    daemon = Daemon(tmp_path / "host", remotes)
-    yield daemon
-    daemon.kill()
-
-
 def _let_wait(host: Daemon, names: list[ModuleName]) -> None:
     """Entries that were compiled, taken, and then removed by the user: only the daemon has them now."""
     for name in names:

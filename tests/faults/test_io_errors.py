@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,14 +33,6 @@ NAME = entries.module(1)
 def test_every_point_has_its_failure() -> None:
     covered = {*_TAKE, *_CONFIRM, *_FETCH_WHOLE, *_FETCH_INTO_FOLDER, *_EVICT, "migrating"}
     assert covered == set(points.NAMES)
-
-
-@pytest.fixture
-def host(tmp_path: Path, shared: Path) -> Iterator[Daemon]:
-    remotes = [{"name": "shared", "url": f"file://{shared}", "mode": "read-write", "poll_s": 0.5}]
-    daemon = Daemon(tmp_path / "host", remotes)
-    yield daemon
-    daemon.kill()
 
 
 @pytest.mark.parametrize("error", _ERRORS)

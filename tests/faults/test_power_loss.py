@@ -45,7 +45,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 @pytest.mark.parametrize("disk", Disk)
 def test_after_every_sync_and_rename_nothing_more_is_on_disk(scene: Scene, disk: Disk) -> None:
     for cut in scene.recording.cuts_after(Op.SYNC, Op.RENAME):
-        _lose_and_check(scene, cut, Choice(disk), f"{disk.value}, after {cut} events")
+        _check_after_power_loss(scene, cut, Choice(disk), f"{disk.value}, after {cut} events")
 
 
 @pytest.mark.timeout(3600)  # POWER_CUTS may be large
@@ -56,10 +56,10 @@ def test_any_part_of_what_was_not_synced_is_on_disk(scene: Scene, disk: Disk) ->
     chance = random.Random(seed)
     for number in range(int(os.environ.get("POWER_CUTS", "60"))):
         cut = chance.randint(0, len(scene.recording.events))
-        _lose_and_check(scene, cut, Choice(disk, chance), f"{disk.value}, cut {number} of seed {seed}")
+        _check_after_power_loss(scene, cut, Choice(disk, chance), f"{disk.value}, cut {number} of seed {seed}")
 
 
-def _lose_and_check(scene: Scene, cut: int, choice: Choice, what: str) -> None:
+def _check_after_power_loss(scene: Scene, cut: int, choice: Choice, what: str) -> None:
     lose_power(scene, cut, choice)
     try:
         check(scene, cut)

@@ -32,6 +32,17 @@ def test_what_hangs_for_a_while_is_reported_until_it_goes_on(tmp_path: Path) -> 
         assert host.stop() == 0
 
 
+def test_a_scan_that_hangs_is_reported_for_its_directory_until_it_goes_on(tmp_path: Path) -> None:
+    with Daemon(tmp_path, command=COMMAND, environ={"HANG": "scan:1.5"}) as host:
+        eventually(lambda: "scan-stuck" in _reasons(host), "it is said")
+        assert host.status()["problems"] == [], "everything else is well"
+        assert "a scan does not go on" in host.log
+        assert "time.sleep(for_s)" in host.log, "the stack says where"
+        eventually(lambda: _reasons(host) == [], "it is over")
+        assert host.counter("neffd_stalls", "part=scan") == 1
+        assert host.stop() == 0
+
+
 def test_a_daemon_that_was_stopped_and_continued_has_not_hung(tmp_path: Path) -> None:
     with Daemon(tmp_path, command=COMMAND, environ={"HANG": ""}) as host:
         host.signal(signal.SIGSTOP)
@@ -42,3 +53,7 @@ def test_a_daemon_that_was_stopped_and_continued_has_not_hung(tmp_path: Path) ->
         eventually(lambda: host.status()["uptime_s"] > before + 0.3, "some more looks")
         assert "no sign of life" not in host.log
         assert host.stop() == 0
+
+
+def _reasons(host: Daemon) -> list[str]:
+    return [told["reason"] for told in host.status()["cache_dirs"][0]["problems"]]

@@ -30,12 +30,9 @@ def shared(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def host(tmp_path: Path, shared: Path) -> Iterator[Daemon]:
-    remotes = [{"name": "shared", "url": f"file://{shared}", "mode": "read-write", "poll_s": 0.5}]
-    daemon = Daemon(tmp_path / "host", remotes)
-    (daemon.home / "state").mkdir()
-    yield daemon
-    daemon.kill()
+def host(host: Daemon) -> Daemon:
+    (host.home / "state").mkdir()
+    return host
 
 
 @contextlib.contextmanager
@@ -64,9 +61,9 @@ def test_journal_rows_that_cannot_be_written(host: Daemon, shared: Path, tmp_pat
         assert host.start_and_die() == 1
     assert "hint:" in host.log
     host.start()
-    _note_and_confirm(host, shared, lambda: _failing_calls(host, code))
+    _check_noting_and_confirming(host, shared, lambda: _failing_calls(host, code))
     if error == "EIO":
-        _park(host, shared, lambda: _failing_calls(host, code))
+        _check_parking(host, shared, lambda: _failing_calls(host, code))
 
 
 @pytest.mark.root
@@ -87,13 +84,13 @@ def test_a_state_directory_that_is_full(host: Daemon, shared: Path) -> None:
 
     try:
         host.start()
-        _note_and_confirm(host, shared, full)
+        _check_noting_and_confirming(host, shared, full)
     finally:
         host.kill()
         subprocess.run(["umount", "-l", str(state)], check=True)
 
 
-def _note_and_confirm(host: Daemon, shared: Path, sick: Sickness) -> None:
+def _check_noting_and_confirming(host: Daemon, shared: Path, sick: Sickness) -> None:
     """With a remote that is there when it is wanted: one entry is sent, another is made, while nothing can be noted."""
     away = shared.with_name("away")
     away.mkdir()
@@ -113,7 +110,7 @@ def _note_and_confirm(host: Daemon, shared: Path, sick: Sickness) -> None:
     _assert_nothing_left(host)
 
 
-def _park(host: Daemon, shared: Path, sick: Sickness) -> None:
+def _check_parking(host: Daemon, shared: Path, sick: Sickness) -> None:
     """The pinned files of an entry were removed: that it cannot be sent has to be noted, too."""
     away = shared.with_name("away")
     shared.rename(away)

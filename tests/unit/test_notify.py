@@ -35,8 +35,9 @@ def test_an_abstract_address_is_understood() -> None:
 
 
 @pytest.mark.parametrize("address", ["", "/nowhere/notify", "x" * 200])
-def test_no_manager_is_no_error(address: str) -> None:
+def test_no_manager_is_no_error(address: str, caplog: pytest.LogCaptureFixture) -> None:
     Notifier({"NOTIFY_SOCKET": address}).send("READY=1")
+    assert caplog.text == ""
 
 
 def test_a_manager_that_does_not_read_does_not_stop_us(manager: socket.socket) -> None:
@@ -65,6 +66,9 @@ async def test_watchdog_is_fed_at_twice_its_rate(manager: socket.socket) -> None
         await asyncio.wait({alive})
 
 
-async def test_another_process_feeds_its_own_watchdog() -> None:
-    notifier = Notifier({"WATCHDOG_USEC": "40000", "WATCHDOG_PID": "1"})
-    await asyncio.wait_for(notifier.keep_alive(), 5)
+async def test_another_process_feeds_its_own_watchdog(manager: socket.socket) -> None:
+    environ = {"NOTIFY_SOCKET": manager.getsockname(), "WATCHDOG_USEC": "40000", "WATCHDOG_PID": "1"}
+    await asyncio.wait_for(Notifier(environ).keep_alive(), 5)
+    manager.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        manager.recv(64)

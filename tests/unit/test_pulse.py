@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from neffd.pulse import Finding, Limits, Pulse, What
+from neffd.pulse import Finding, Limits, Piecework, Pulse, What
 from tests.unit.clock import Clock
 
 
@@ -63,3 +63,34 @@ def test_what_stood_still_with_everybody_else_has_not_been_silent(pulse: Pulse, 
 def test_what_is_forgotten_may_be_silent(pulse: Pulse, clock: Clock) -> None:
     pulse.forget("loop")
     assert look_for(pulse, clock, 100) == []
+
+
+def look_at(work: Piecework, clock: Clock, busy_since: float | None, seconds: int) -> list[What]:
+    found = []
+    for _ in range(seconds):
+        clock.pass_s(1.0)
+        finding = work.look(busy_since)
+        found += [finding.what] if finding is not None else []
+    return found
+
+
+def test_a_piece_of_work_that_takes_too_long_is_told_once_and_so_is_its_end(clock: Clock) -> None:
+    work = Piecework(10.0, clock, look_every_s=1.0)
+    assert look_at(work, clock, clock(), 10) == []
+    assert look_at(work, clock, clock() - 10, 50) == [What.SILENT]
+    assert look_at(work, clock, clock(), 5) == [What.BACK], "the next piece"
+
+
+def test_work_of_many_pieces_and_none_at_all_may_take_as_long_as_they_like(clock: Clock) -> None:
+    work = Piecework(10.0, clock, look_every_s=1.0)
+    assert look_at(work, clock, None, 100) == []
+    assert [look_at(work, clock, clock(), 9) for _ in range(20)] == [[]] * 20
+
+
+def test_a_piece_during_which_all_stood_still_is_not_at_fault(clock: Clock) -> None:
+    work = Piecework(10.0, clock, look_every_s=1.0)
+    began_at = clock()
+    look_at(work, clock, began_at, 5)
+    clock.pass_s(3600.0)
+    assert look_at(work, clock, began_at, 4) == []
+    assert look_at(work, clock, began_at, 4) == [What.SILENT]

@@ -129,10 +129,10 @@ _STEPS = st.lists(
 
 @given(_STEPS, st.integers(1, 10), st.integers(0, 4))
 def test_the_limit_holds_and_everybody_gets_in(steps: list[tuple[str, bool, int]], most: int, kept_free: int) -> None:
-    asyncio.run(_run(steps, most, min(kept_free, most - 1)))
+    asyncio.run(_check_steps(steps, most, min(kept_free, most - 1)))
 
 
-async def _run(steps: list[tuple[str, bool, int]], most: int, kept_free: int) -> None:
+async def _check_steps(steps: list[tuple[str, bool, int]], most: int, kept_free: int) -> None:
     tasks, slots = Tasks(), Slots(most, kept_free)
     inside: list[int] = []
     waiting: list[tuple[asyncio.Task[None], Asker, int]] = []

@@ -46,8 +46,11 @@ async def test_a_task_that_nobody_else_holds_is_kept() -> None:
     tasks.start(work(), name="kept")
     await asyncio.sleep(0)
     gc.collect()
+    assert len(tasks) == 1
     go.set()
     await asyncio.wait_for(ended.wait(), 5)
+    await asyncio.sleep(0)
+    assert len(tasks) == 0
 
 
 async def test_stop_ends_everything_and_names_what_does_not_end() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -16,7 +18,7 @@ class Item:
     id: int
     size_bytes: int
     file_count: int
-    queued_at: float = 0.0  # unix time, for people; decisions use the clock
+    queued_at: float  # unix time
     compile_s: float | None = None  # what compiling it took, where that is known
 
 
@@ -34,12 +36,19 @@ class Limits:
 
 
 class Batcher:
-    """Collects items of one remote into batches: oldest first, in a hurry what cost most to compile first."""
+    """Collects items of one remote into batches: oldest first, in a hurry what cost most to compile first.
 
-    def __init__(self, limits: Limits, clock: Callable[[], float]) -> None:
+    Args:
+        clock: monotonic seconds.
+        wall: seconds since the epoch; believed in how long an item has waited before, up to `max_delay_s`.
+    """
+
+    def __init__(self, limits: Limits, clock: Callable[[], float], wall: Callable[[], float] = time.time) -> None:
         self._limits = limits
         self._clock = clock
+        self._wall = wall
         self._waiting: dict[int, tuple[Item, float]] = {}
+        self._oldest_at = math.inf
         self._newest_at = clock()
         self._flush = self._is_hurried = False
         self._size_bytes = self._file_count = 0
@@ -48,10 +57,15 @@ class Batcher:
         return len(self._waiting)
 
     def add(self, item: Item) -> None:
-        """Queue an item; one that is queued already keeps its place."""
+        """Queue an item; one that is queued already keeps its place.
+
+        What it has waited before counts: in an earlier life of the daemon, or until an attempt that failed.
+        """
         now = self._clock()
         if item.id not in self._waiting:
-            self._waiting[item.id] = (item, now)
+            since = now - min(max(self._wall() - item.queued_at, 0.0), self._limits.max_delay_s)
+            self._waiting[item.id] = (item, since)
+            self._oldest_at = min(self._oldest_at, since)
             self._newest_at = now
             self._size_bytes += item.size_bytes
             self._file_count += item.file_count
@@ -77,8 +91,7 @@ class Batcher:
             return None
         if self._flush or self._is_full():
             return 0.0
-        oldest_at = next(iter(self._waiting.values()))[1]
-        due_at = min(self._newest_at + self._limits.quiet_s, oldest_at + self._limits.max_delay_s)
+        due_at = min(self._newest_at + self._limits.quiet_s, self._oldest_at + self._limits.max_delay_s)
         return max(0.0, due_at - self._clock())
 
     def take(self) -> list[Item]:
@@ -96,10 +109,11 @@ class Batcher:
             self._file_count -= item.file_count
         if not self._waiting:
             self._flush = False
+        self._oldest_at = min((since for _, since in self._waiting.values()), default=math.inf)
         return batch
 
     def _in_order(self) -> list[Item]:
-        items = [item for item, _ in self._waiting.values()]
+        items = sorted((item for item, _ in self._waiting.values()), key=lambda item: item.id)
         return sorted(items, key=lambda item: -(item.compile_s or 0.0)) if self._is_hurried else items
 
     def _is_full(self) -> bool:

@@ -44,6 +44,7 @@ class Lookout:
         watch: what watches; stopped and started by us alone.
         in_worker: runs something that blocks.
         clock: monotonic seconds.
+        on_new_root: called when another directory, or the same one after it was away, has its place.
     """
 
     def __init__(
@@ -53,12 +54,14 @@ class Lookout:
         in_worker: Callable[[Callable[[], tuple[str, _Findings]]], Awaitable[tuple[str, _Findings]]],
         problems: Problems,
         clock: Callable[[], float],
+        on_new_root: Callable[[], None] = lambda: None,
     ) -> None:
         self._root = root
         self._watch = watch
         self._in_worker = in_worker
         self._problems = problems
         self._clock = clock
+        self._on_new_root = on_new_root
         self._canary = Canary(clock)
         self._signs = root.staging / _SIGNS
         self._look_at = self._restart_at = clock()
@@ -68,12 +71,16 @@ class Lookout:
         self._network: str | None = None
         self._is_new = True
         self._is_gone = False
+        self._has_changed = False
+        self._is_watching = False
         self._told: _Findings = {}
 
     @property
     def due_in_s(self) -> float:
         """Seconds until `look` wants to be called."""
-        return max(0.0, min(self._look_at - self._clock(), self._canary.due_in_s))
+        due_in_s = self._look_at - self._clock()
+        # Without a watch no sign is sent, and its time only passes.
+        return max(0.0, min(due_in_s, self._canary.due_in_s) if self._is_watching else due_in_s)
 
     def scan_pause_s(self, scan_s: float, took_s: float) -> float:
         """How long after a scan that took `took_s` the next one is due; `scan_s` where events come."""
@@ -99,6 +106,9 @@ class Lookout:
         if self.due_in_s > 0:
             return ""
         why, findings = await self._in_worker(self._look)
+        if self._has_changed:
+            self._has_changed = False
+            self._on_new_root()
         told, self._told = self._told, findings
         for reason in told:
             if findings.get(reason) != told[reason]:
@@ -114,6 +124,7 @@ class Lookout:
         why = self._look_at_root(findings)
         if GONE not in findings:
             why = self._look_at_watch(findings) or why
+        self._is_watching = GONE not in findings and self._watch.is_started
         return why, findings
 
     def _look_at_root(self, findings: _Findings) -> str:
@@ -128,7 +139,7 @@ class Lookout:
         if identity != before:
             if not self._is_new:
                 self._watch.drop_all()
-                why = "new-root"
+                self._has_changed, why = True, "new-root"
             self._identity, self._is_new, self._is_gone = identity, False, False
             self._first_device = self._first_device or identity[0]
             self._network = network_file_system(path)

@@ -16,6 +16,7 @@ from neffd.metrics import Metrics
 from neffd.publish.batch import Batcher, Item, Limits
 from neffd.publish.companions import Companions
 from neffd.publish.journal import Journal, Parked, Row
+from neffd.publish.parking import CAUSED_BY_ACCESS, LOST, PRIVATE_MODEL, WORTH_A_TRY_AT_START, is_any_for, is_whole
 from neffd.remotes.base import (
     NO_DOCUMENTS,
     Access,
@@ -25,17 +26,10 @@ from neffd.remotes.base import (
     Remote,
     RemoteUnavailable,
 )
-from neffd.store.root import PART_SUFFIX
 from neffd.tasks import Wake
 
 log = logging.getLogger(__name__)
 
-# Parked for one of these, an entry goes again once the remote is private or allowed to be public.
-_CAUSED_BY_ACCESS = ("public-repo",)
-# Parked for this, an entry goes again once that is so, or may be there, or turns out to belong to no private model.
-_PRIVATE_MODEL = "private-model"
-# Parked for one of these, an entry is tried once more after a start: somebody may have made room since.
-_WORTH_A_TRY_AT_START = ("namespace-full", "repo-full", "too-large", "refused-by-hub", "refused-copy-there")
 _READ_ONLY_RECHECK_S = 300.0
 _LOOK_S = 5.0
 _PUBLISH_LIMIT_S = 6 * 3600.0  # a last resort: remotes end what does not move
@@ -91,8 +85,8 @@ class Pusher:
         self._is_refused = is_refused
         self._on_outcome = on_outcome
         self._wake = Wake()
-        self._idle = asyncio.Event()
-        self._in_flight = 0
+        self._is_new_root = False
+        self._under_way: list[Item] = []
         self.access: Access | None = None
         self.trouble: str | None = None
         self.parked: dict[int, Parked] = {}
@@ -102,12 +96,13 @@ class Pusher:
     @property
     def waiting(self) -> int:
         """Entries queued or under way."""
-        return len(self._batcher) + self._in_flight
+        return len(self._batcher) + len(self._under_way)
 
     @property
     def oldest_s(self) -> float | None:
-        """Age of the oldest entry that waits, by the wall clock."""
-        oldest_at = self._batcher.oldest_queued_at
+        """Age of the oldest entry that waits or is under way, by the wall clock."""
+        queued_at = [self._batcher.oldest_queued_at, *(item.queued_at for item in self._under_way)]
+        oldest_at = min((at for at in queued_at if at is not None), default=None)
         return None if oldest_at is None else max(0.0, time.time() - oldest_at)
 
     @property
@@ -123,7 +118,7 @@ class Pusher:
     @property
     def is_busy(self) -> bool:
         """Whether a batch is on its way."""
-        return self._in_flight > 0
+        return bool(self._under_way)
 
     @property
     def is_hopeful(self) -> bool:
@@ -138,6 +133,11 @@ class Pusher:
 
     def look_again(self) -> None:
         """See whether what is held back may go now."""
+        self._wake.set()
+
+    def look_for_lost(self) -> None:
+        """Files of entries that could not be sent may be there again: try those once more."""
+        self._is_new_root = True
         self._wake.set()
 
     def flush(self) -> None:
@@ -166,7 +166,7 @@ class Pusher:
     async def _begin(self) -> bool:
         """Take up what an earlier life left; false while the journal cannot be written."""
         try:
-            await self._journal.unpark(self._remote.name, _WORTH_A_TRY_AT_START)
+            await self._journal.unpark(self._remote.name, WORTH_A_TRY_AT_START)
             self.parked = await self._journal.parked(self._remote.name)
             await self._queue_open_items()
             if self._companions is not None:
@@ -194,12 +194,15 @@ class Pusher:
         return False
 
     async def _unpark_what_may_go(self) -> None:
-        """What was parked because anybody could read the remote."""
-        if not self._may_be_told:
-            return
-        over = [reason for reason in _CAUSED_BY_ACCESS if any(kept.reason == reason for kept in self.parked.values())]
+        """What was parked because anybody could read the remote, or because its files were not there."""
+        over = []
+        if self._may_be_told:
+            over += [reason for reason in CAUSED_BY_ACCESS if is_any_for(self.parked.values(), [reason])]
         if self._has_come_free:
-            over.append(_PRIVATE_MODEL)
+            over.append(PRIVATE_MODEL)
+        if self._may_be_found:
+            over += LOST
+            self._is_new_root = False
         if not over:
             return
         await self._journal.unpark(self._remote.name, over)
@@ -213,7 +216,7 @@ class Pusher:
 
     async def _wait_until_due(self) -> None:
         while True:
-            due_in_s = 0.0 if self._has_come_free else self._batcher.due_in_s
+            due_in_s = 0.0 if self._has_come_free or self._may_be_found else self._batcher.due_in_s
             if due_in_s is None and self.trouble is not None:
                 due_in_s = 0.0  # nothing to send, but whether the trouble is over is worth knowing
             if due_in_s is None and self._companions is not None:
@@ -223,7 +226,7 @@ class Pusher:
                 if due_in_s == 0:
                     return
                 due_in_s = min(due_in_s, _LOOK_S)  # the other side may find the host back sooner
-            elif self._may_be_told and any(map(_is_held, self.parked.values())):
+            elif self._may_be_told and is_any_for(self.parked.values(), [PRIVATE_MODEL]):
                 due_in_s = _LOOK_S
             await self._wake.wait(due_in_s)
 
@@ -239,8 +242,7 @@ class Pusher:
         await self._unpark_what_may_go()
 
     async def _push_batch(self) -> None:
-        items = self._batcher.take()
-        self._in_flight = len(items)
+        items = self._under_way = self._batcher.take()
         try:
             rows = await self._journal.load(items, self._remote.name)
             await self._learn_whose([row.entry.name for row in rows])
@@ -257,7 +259,7 @@ class Pusher:
                 self._batcher.add(item)  # what the journal has closed meanwhile is left out next time
             raise
         finally:
-            self._in_flight = 0
+            self._under_way = []
             self._note_load()
         # A newer copy may have replaced one that was parked.
         self.parked = await self._journal.parked(self._remote.name)
@@ -345,8 +347,13 @@ class Pusher:
     @property
     def _has_come_free(self) -> bool:
         """Whether something was held back that need not be any more: its model has been published meanwhile."""
-        held = (kept.name for kept in self.parked.values() if _is_held(kept))
+        held = (kept.name for kept in self.parked.values() if kept.reason == PRIVATE_MODEL)
         return self.access is not None and self._may_be_told and not all(map(self._is_held_back, held))
+
+    @property
+    def _may_be_found(self) -> bool:
+        """Whether something is parked whose files may be there again."""
+        return self._is_new_root and is_any_for(self.parked.values(), LOST)
 
     def _is_held_back(self, name: ModuleName) -> bool:
         return self._is_public and not self._allow_private_models and self._is_private(name)
@@ -364,10 +371,10 @@ class Pusher:
         if self._is_public and not self._allow_public:
             reason = "public-repo"
         elif self._is_held_back(row.entry.name):
-            reason = _PRIVATE_MODEL
+            reason = PRIVATE_MODEL
         elif row.existing and self._is_public and self._existing == "private-only":
             reason = "existing-on-public"
-        elif not await asyncio.to_thread(_is_whole, row.entry):
+        elif not await asyncio.to_thread(is_whole, row.entry):
             reason = "files-lost"
         if reason:
             await self._park(row, reason)
@@ -387,11 +394,3 @@ class Pusher:
 
     def _note_load(self) -> None:
         self._metrics.journal_waiting.labels(self._remote.name).set(self.waiting)
-
-
-def _is_held(kept: Parked) -> bool:
-    return kept.reason == _PRIVATE_MODEL
-
-
-def _is_whole(entry: OutgoingEntry) -> bool:
-    return all((entry.directory / (file + PART_SUFFIX)).exists() for file in entry.provenance.files)

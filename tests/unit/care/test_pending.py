@@ -108,6 +108,7 @@ async def test_ten_thousand_that_nobody_has_cost_one_refresh_and_no_question(hos
 async def test_one_that_comes_to_a_remote_later_is_fetched_then(host: Host) -> None:
     host.pending.saw(NAMES[0], looks(xla.State.PENDING))
     await until(lambda: host.listing.refreshed, "the refresh")
+    assert host.fetched == []
     host.listing.keys.add(NAMES[0].key)  # the catalog's own regular look
     await until(lambda: host.noted == [NAMES[0]], "fetched")
 
@@ -118,6 +119,7 @@ async def test_a_remote_that_is_away_hides_nothing_that_was_known(host: Host) ->
     for name in NAMES:
         host.pending.saw(name, looks(xla.State.PENDING))
     await until(lambda: host.noted == [NAMES[0]], "fetched")
+    assert host.fetched == [NAMES[0]], "and nothing else is tried"
 
 
 async def test_new_graphs_all_the_time_ask_a_remote_now_and_then(host: Host) -> None:

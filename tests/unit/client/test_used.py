@@ -29,15 +29,17 @@ USED = ["resolve", "used"]
 
 
 class _Clock(Waits):
-    """Time that stands still unless it is moved; waiting is an error."""
+    """Time that stands still unless it is moved; waiting is an error, and noted, since hooks swallow errors."""
 
     def __init__(self) -> None:
         self.clock_s = 1000.0
+        self.waits = 0
 
     def now_s(self) -> float:
         return self.clock_s
 
     def wait_ready(self, sock: socket.socket | None, timeout_s: float, *, to_write: bool = False) -> bool:
+        self.waits += 1
         raise AssertionError("a report was waited for")
 
 
@@ -183,6 +185,8 @@ def test_a_daemon_that_reads_nothing_is_not_waited_for(socket_path: Path) -> Non
             clock.clock_s += 0.01
             reports.found(ROOT, _name(number))
         reports.finish()
+    assert clock.waits == 0
+    assert daemon.connections < 100, "nor tried again with every hit"
 
 
 def test_a_full_queue_of_the_listener_is_not_waited_for(socket_path: Path) -> None:
@@ -193,9 +197,11 @@ def test_a_full_queue_of_the_listener_is_not_waited_for(socket_path: Path) -> No
         for client in clients:
             client.setblocking(False)
             client.connect_ex(str(socket_path))
-        reports = UsedReports(lambda: str(socket_path), _Clock())
+        clock = _Clock()
+        reports = UsedReports(lambda: str(socket_path), clock)
         reports.found(ROOT, _name())
         reports.finish()
+        assert clock.waits == 0
         for client in clients:
             client.close()
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -21,18 +20,6 @@ from neffd.store.database import Database
 from neffd.store.index import Index
 from neffd.store.root import CacheRoot
 from tests.unit.waiting import until
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> CacheRoot:
-    return CacheRoot(tmp_path / "cache")
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(tmp_path / "state")
-    yield database
-    database.close()
 
 
 @pytest.fixture

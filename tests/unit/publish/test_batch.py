@@ -18,8 +18,8 @@ class BatcherMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.clock = Clock()
-        self.batcher = Batcher(LIMITS, self.clock)
+        self.clock, self.wall = Clock(), Clock(1e9)
+        self.batcher = Batcher(LIMITS, self.clock, self.wall)
         self.model: dict[int, tuple[Item, float]] = {}
         self.newest_at = self.clock()
         self.is_flushing = False
@@ -28,23 +28,34 @@ class BatcherMachine(RuleBasedStateMachine):
         number=st.integers(0, 30),
         size_bytes=st.sampled_from([0, 1, 300, 999, 1000, 5000]),
         file_count=st.sampled_from([1, 5, 20, 50]),
+        noted_ago_s=st.sampled_from([0.0, 0.0, 5.0, 59.0, 60.0, 1e9, -1e9]) | st.floats(-100, 100),
     )
-    def add(self, number: int, size_bytes: int, file_count: int) -> None:
-        item = self.model[number][0] if number in self.model else Item(number, size_bytes, file_count, float(number))
+    def add(self, number: int, size_bytes: int, file_count: int, noted_ago_s: float) -> None:
+        queued_at = self.wall() - noted_ago_s
+        item = self.model[number][0] if number in self.model else Item(number, size_bytes, file_count, queued_at)
         self.batcher.add(item)
         if number not in self.model:
-            self.model[number] = (item, self.clock())
+            waited_s = min(max(noted_ago_s, 0.0), LIMITS.max_delay_s)
+            self.model[number] = (item, self.clock() - waited_s)
             self.newest_at = self.clock()
 
     @rule(seconds=st.floats(0, 40))
     def wait(self, seconds: float) -> None:
         before = self.batcher.due_in_s
-        self.clock.pass_s(seconds)
+        self._pass_s(seconds)
         after = self.batcher.due_in_s
         if before is None or after is None:
             assert before is after
         else:
             assert after == pytest.approx(max(0.0, before - seconds), abs=1e-6)
+
+    def _pass_s(self, seconds: float) -> None:
+        self.clock.pass_s(seconds)
+        self.wall.pass_s(seconds)
+
+    @rule(seconds=st.sampled_from([3600.0, -3600.0, 1e8, -1e8]))
+    def set_the_wall_clock(self, seconds: float) -> None:
+        self.wall.pass_s(seconds)
 
     @rule()
     def flush(self) -> None:
@@ -55,7 +66,7 @@ class BatcherMachine(RuleBasedStateMachine):
     @rule()
     def take(self) -> None:
         batch = self.batcher.take()
-        expected = [item for item, _ in self.model.values()][: len(batch)]
+        expected = [self.model[number][0] for number in sorted(self.model)][: len(batch)]
         assert batch == expected, "oldest first"
         assert bool(batch) == bool(self.model)
         if len(batch) > 1:
@@ -64,7 +75,7 @@ class BatcherMachine(RuleBasedStateMachine):
         for item in batch:
             del self.model[item.id]
         if self.model:
-            following = next(iter(self.model.values()))[0]
+            following = self.model[min(self.model)][0]
             full = [*batch, following]
             assert _bytes(full) > LIMITS.max_bytes or _files(full) > LIMITS.max_files, "as much as fits"
         else:
@@ -73,7 +84,7 @@ class BatcherMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model)
     @rule()
     def nothing_waits_longer_than_allowed(self) -> None:
-        self.clock.pass_s(LIMITS.max_delay_s)
+        self._pass_s(LIMITS.max_delay_s)
         assert self.batcher.due_in_s == 0
 
     @invariant()
@@ -107,7 +118,7 @@ TestBatcher.settings = settings(max_examples=60, stateful_step_count=30, deadlin
 
 def test_a_single_large_item_goes_alone() -> None:
     batcher = Batcher(LIMITS, Clock())
-    items = [Item(1, 1, 1), Item(2, 5000, 1), Item(3, 1, 1)]
+    items = [Item(1, 1, 1, 0.0), Item(2, 5000, 1, 0.0), Item(3, 1, 1, 0.0)]
     for item in items:
         batcher.add(item)
     assert [batcher.take() for _ in range(4)] == [[items[0]], [items[1]], [items[2]], []]
@@ -115,15 +126,16 @@ def test_a_single_large_item_goes_alone() -> None:
 
 def test_in_a_hurry_what_cost_most_goes_first_in_small_batches() -> None:
     clock = Clock()
-    batcher = Batcher(Limits(quiet_s=10, max_delay_s=60, max_bytes=1 << 30, max_files=20), clock)
+    wall = Clock(0.0)
+    batcher = Batcher(Limits(quiet_s=10, max_delay_s=60, max_bytes=1 << 30, max_files=20), clock, wall)
     costs = {1: 5.0, 2: None, 3: 600.0, 4: 60.0}
     for number, compile_s in costs.items():
-        batcher.add(Item(number, 20 << 20, 1, compile_s=compile_s))
+        batcher.add(Item(number, 20 << 20, 1, 0.0, compile_s))
     assert batcher.due_in_s == 10
     batcher.hurry()
     assert batcher.due_in_s == 0
     assert [[item.id for item in batcher.take()] for _ in costs] == [[3], [4], [1], [2]]
-    batcher.add(Item(5, 1, 1))
+    batcher.add(Item(5, 1, 1, 0.0))
     assert batcher.due_in_s == 0, "what comes now waits for nothing either"
 
 
@@ -132,3 +144,30 @@ def test_nothing_to_hurry_with() -> None:
     batcher.hurry()
     assert batcher.due_in_s is None
     assert batcher.take() == []
+
+
+def test_what_waited_in_earlier_lives_need_not_wait_again() -> None:
+    """With a restart every five seconds, and always something new, nothing would ever go."""
+    clock, wall = Clock(), Clock(1e9)
+    items = []
+    for life in range(1, 14):
+        batcher = Batcher(LIMITS, clock, wall)
+        items.append(Item(life, 1, 1, wall()))
+        for item in items:
+            batcher.add(item)
+        assert batcher.due_in_s == pytest.approx(min(10.0, 65.0 - 5.0 * life))
+        clock.pass_s(5.0)
+        wall.pass_s(5.0)
+
+
+def test_what_could_not_be_sent_is_as_old_as_before_and_in_its_place() -> None:
+    clock, wall = Clock(), Clock(1e9)
+    batcher = Batcher(LIMITS, clock, wall)
+    batcher.add(old := Item(1, 1, 1, wall()))
+    clock.pass_s(60.0)
+    wall.pass_s(60.0)
+    assert batcher.take() == [old]
+    batcher.add(new := Item(2, 1, 1, wall()))
+    batcher.add(old)
+    assert batcher.due_in_s == 0
+    assert batcher.take() == [old, new]

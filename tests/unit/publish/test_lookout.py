@@ -85,6 +85,7 @@ async def test_replaced_by_a_link(root: CacheRoot, index: Index, journal: Journa
         root.path.unlink()
         (tmp_path / "elsewhere").rename(root.path)
         await is_over(host, "cache-dir-replaced")
+        await host.until(lambda: host.collector.counts["ready"] == 1, "what was made meanwhile is there", WITHIN_S)
 
 
 def call(*command: str | Path) -> None:

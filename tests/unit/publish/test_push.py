@@ -78,6 +78,24 @@ async def test_what_an_earlier_life_left_goes_first(root: CacheRoot, journal: Jo
     assert await journal.remotes() == set()
 
 
+async def test_what_is_under_way_is_as_old_as_it_was(root: CacheRoot, journal: Journal) -> None:
+    """A commit that hangs must not look as if nothing had waited."""
+    remote, answer = Scripted(), asyncio.Event()
+
+    async def hang(*_: object) -> list[PublishResult]:
+        await answer.wait()
+        return [PublishResult.STORED]
+
+    remote.publish = hang  # type: ignore[method-assign,assignment]
+    async with pushing(remote, journal) as pusher:
+        pusher.add(await insert(journal, taken(root, 1), "one"))
+        await until(lambda: pusher.is_busy, "the pusher")
+        assert pusher.oldest_s is not None
+        answer.set()
+        await until(lambda: not pusher.waiting, "the pusher")
+        assert pusher.oldest_s is None
+
+
 async def test_read_only_is_said_at_once_and_not_asked_for_ever(root: CacheRoot, journal: Journal) -> None:
     remote = Scripted()
     remote.may = Access(can_write=False, public=False, reason="no-write-access")
@@ -124,6 +142,55 @@ async def test_lost_files_do_not_hold_up_the_others(root: CacheRoot, journal: Jo
         await until(lambda: remote.batches and not pusher.waiting, "the pusher")
         assert [len(batch) for batch in remote.batches] == [1]
         assert [kept.reason for kept in pusher.parked.values()] == ["files-lost"]
+
+
+async def test_lost_files_that_are_there_again_are_sent(root: CacheRoot, journal: Journal) -> None:
+    """Their file system was not mounted. They are looked for when that may be over, and not all the time."""
+    lost, away = taken(root, 1), root.path / "away"
+    await insert(journal, lost, "one")
+    lost.folder.rename(away)
+    remote = Scripted()
+    remote.may = Access(can_write=True, public=True)  # what may not be told to everybody stays where it is
+    async with pushing(remote, journal, allow_public=True) as pusher:
+        await until(lambda: pusher.parked, "the pusher")
+        pusher.look_for_lost()
+        await until(lambda: not pusher._is_new_root and pusher.parked, "a look in vain")
+        away.rename(lost.folder)
+        pusher.look_again()
+        await asyncio.sleep(0.05)
+        assert remote.batches == []
+        pusher.look_for_lost()
+        await until(lambda: remote.batches and not pusher.waiting, "the pusher")
+        assert pusher.parked == {}
+    assert await journal.remotes() == set()
+
+
+async def test_lost_files_are_looked_for_after_a_start(root: CacheRoot, journal: Journal) -> None:
+    lost, away = taken(root, 1), root.path / "away"
+    await insert(journal, lost, "one")
+    lost.folder.rename(away)
+    for _ in range(2):
+        async with pushing(remote := Scripted(), journal) as pusher:
+            await until(lambda: pusher.parked and not pusher.waiting, "the pusher")
+            assert remote.batches == []
+    away.rename(lost.folder)
+    async with pushing(remote := Scripted(), journal) as pusher:
+        await until(lambda: remote.batches and not pusher.waiting, "the pusher")
+
+
+async def test_what_is_looked_for_where_nothing_may_be_sent_makes_no_haste(root: CacheRoot, journal: Journal) -> None:
+    lost = taken(root, 1)
+    await insert(journal, lost, "one")
+    shutil.rmtree(lost.folder)
+    remote = Scripted()
+    async with pushing(remote, journal) as pusher:
+        await until(lambda: pusher.parked, "the pusher")
+        remote.may, pusher.access = Access(can_write=False, public=True, reason="no-write-access"), None
+        asked = remote.access_calls
+        for _ in range(5):
+            pusher.look_for_lost()
+            await asyncio.sleep(0.02)
+        assert remote.access_calls == asked + 1
 
 
 async def test_a_journal_that_cannot_be_written_is_trouble_not_the_end(

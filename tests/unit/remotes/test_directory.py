@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,20 +24,6 @@ from tests.unit.remotes.publishing import digests, outgoing
 GENERATIONS = pytest.mark.parametrize("namespace", [entries.NAMESPACE, entries.OLD_NAMESPACE])
 NAME = entries.module(1)
 STORED, ALREADY_THERE = PublishResult.STORED, PublishResult.ALREADY_THERE
-
-
-@pytest.fixture
-def shared(tmp_path: Path) -> Path:
-    folder = tmp_path / "shared"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-async def remote(shared: Path) -> AsyncIterator[DirectoryRemote]:
-    remote = DirectoryRemote("shared", shared)
-    yield remote
-    await remote.close()
 
 
 async def _fetch(remote: DirectoryRemote, name: ModuleName, folder: Path) -> dict[str, bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,20 +16,6 @@ from tests.unit.remotes.publishing import outgoing
 STORED, ALREADY_THERE = PublishResult.STORED, PublishResult.ALREADY_THERE
 RUNS = f"{entries.NAMESPACE}/0_RUNS"
 PATH = f"{RUNS}/llama/org/name/RUN_1.json"
-
-
-@pytest.fixture
-def shared(tmp_path: Path) -> Path:
-    folder = tmp_path / "shared"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-async def remote(shared: Path) -> AsyncIterator[DirectoryRemote]:
-    remote = DirectoryRemote("shared", shared)
-    yield remote
-    await remote.close()
 
 
 async def read(remote: DirectoryRemote, folder: str = RUNS, max_bytes: int = 1_000) -> dict[str, bytes | None]:

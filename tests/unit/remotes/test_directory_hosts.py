@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -56,20 +56,6 @@ print("here", flush=True)
 sys.stdin.readline()
 asyncio.run(publish())
 """
-
-
-@pytest.fixture
-def shared(tmp_path: Path) -> Path:
-    folder = tmp_path / "shared"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-async def remote(shared: Path) -> AsyncIterator[DirectoryRemote]:
-    remote = DirectoryRemote("shared", shared)
-    yield remote
-    await remote.close()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from neffd.remotes.base import Document, Remote, RemoteUnavailable
 from neffd.runs import manifests, reading
 from neffd.runs.library import Found, Library
 from neffd.runs.manifests import Manifest, union
-from neffd.runs.shelf import Shelf
+from neffd.runs.shelf import FORGOTTEN_AFTER_S, Shelf
 from neffd.store.database import Database
 from neffd.tasks import Tasks
 from tests.harness import entries
@@ -205,6 +205,20 @@ async def test_junk_of_the_same_key_hides_no_neighbour(make: MakeSearcher) -> No
 async def test_what_two_remotes_have_is_one(make: MakeSearcher) -> None:
     found = await make(Memory("one", manifest(1)), Memory("two", manifest(1))).find()
     assert found.same_key == [manifest(1)]
+
+
+def test_a_shelf_forgets_what_nobody_asks_for() -> None:
+    now = Clock()
+    shelf = Shelf(clock=now)
+    asked_for, forgotten, new = (Document(f"path-{number}", 1_000, "1") for number in range(3))
+    for document in (asked_for, forgotten):
+        shelf.put("one", document, manifest(1))
+    now.pass_s(FORGOTTEN_AFTER_S / 2)
+    assert shelf.get("one", asked_for) is not None
+    now.pass_s(FORGOTTEN_AFTER_S / 2 + 1)
+    shelf.put("one", new, manifest(1))
+    assert [shelf.get("one", document) is not None for document in (asked_for, forgotten, new)] == [True, False, True]
+    assert shelf.size_bytes == 2 * 1_500
 
 
 def test_a_shelf_holds_so_much() -> None:

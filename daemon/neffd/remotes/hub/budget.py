@@ -63,13 +63,15 @@ class CommitBudget:
 
     def _own_wait_s(self) -> float:
         now = self._clock()
-        while self._spent and now - self._spent[0] >= _HOUR_S:
+        while self._spent and self._spent[0] + _HOUR_S <= now:  # as below, so that both round alike
             self._spent.popleft()
         if len(self._spent) < self._burst:
             return 0.0
+        spaced_at = self._spent[-1] + self._gap_s
         if len(self._spent) >= self._per_hour:
-            return self._spent[0] + _HOUR_S - now
-        return max(0.0, self._spent[-1] + self._gap_s - now)
+            spaced_at = max(spaced_at, self._spent[-self._per_hour] + _HOUR_S)
+        burst_at = self._spent[-self._burst] + _HOUR_S
+        return max(0.0, min(spaced_at, burst_at) - now)
 
     def spend(self) -> None:
         """Count one attempt, before it is made: one that is cut short may have landed."""

@@ -59,7 +59,7 @@ async def test_without_a_digest_nothing_is_shared() -> None:
 
 
 async def test_what_is_kept_is_bounded() -> None:
-    blobs = Blobs(most_bytes=100)
+    blobs = Blobs(most_bytes=1_000)
     for number in range(20):
         lead, _ = blobs.join(file(str(number)), Waiting())
         blobs.settle(lead, bytes(30))
