@@ -161,33 +161,27 @@ class Space:
 
         Raises DiskFull where that would leave too little free, whatever is evicted, OSError and sqlite3.Error.
         """
-        # Before anything goes: what is too large for the disk, or says so, must not empty the directory in vain.
-        if not await self._could_hold(size_bytes):
-            raise self._too_large(size_bytes)
         self._reserved_bytes += size_bytes
         try:
-            await self._make_room(size_bytes)
+            if await self._lacks_room() and not await self._make_room():
+                kept_mb = self._limits.min_free_bytes / 1e6
+                raise DiskFull(f"{size_bytes / 1e6:.1f} MB would leave less than {kept_mb:.0f} MB free")
             yield
         finally:
             self._reserved_bytes -= size_bytes
 
-    async def _make_room(self, size_bytes: int) -> None:
-        while await self._lacks_room():
-            if not await self._stride():
-                if not await self._lacks_room():
-                    return
-                raise self._too_large(size_bytes)
+    async def _make_room(self) -> bool:
+        """Remove what is in the way; whether that was enough. Nothing goes in vain."""
+        may_go_on = await self._could_hold()
+        while may_go_on:
+            may_go_on = await self._stride()
+            if not await self._lacks_room():
+                return True
+        return not await self._lacks_room()  # another download may have given up
 
-    def _too_large(self, size_bytes: int) -> DiskFull:
-        kept_mb = self._limits.min_free_bytes / 1e6
-        return DiskFull(f"{size_bytes / 1e6:.1f} MB would leave less than {kept_mb:.0f} MB free")
-
-    async def _could_hold(self, size_bytes: int) -> bool:
-        """Whether there would be room for so much more, if all went that may."""
-        spare_bytes = await self._in_worker(self._measure) - self._reserved_bytes - self._limits.min_free_bytes
-        lacking = Goal(size_bytes - spare_bytes)
-        if not lacking or not self._limits.min_free_bytes:
-            return True
+    async def _could_hold(self) -> bool:
+        """Whether what is reserved would fit if all went that may: a download may be of any size, or lie about it."""
+        lacking = Goal(self._limits.min_free_bytes + self._reserved_bytes - await self._in_worker(self._measure))
         held, pinned = dict(self._census.snapshot()), frozenset(self._pinned())
         selection: Selection = await self._in_worker(self._select, held, lacking, {}, pinned)
         return selection.reaches_goal
