@@ -1,7 +1,7 @@
 """Threads and their memory, as much after a minute as after months.
 
-Python's own pool begins a thread whenever all are busy, and ends none; and glibc gives nearly each of them a heap of its
-own, which keeps what it once needed. Both would grow for hours towards their busiest moments, and hide a leak.
+Python's own pool begins a thread whenever all are busy, and ends none; and glibc gives nearly each of them a heap of
+its own, which keeps what it once needed. Both would grow for hours towards their busiest moments, and hide a leak.
 """
 
 from __future__ import annotations

@@ -144,12 +144,7 @@ def test_sigterm_in_the_middle_of_a_fetch(make_daemon: MakeDaemon, shared: Path,
     pause = _start_pausing(host)
     with contextlib.closing(RawClient(host.socket)) as client:
         client.send({"id": 1, "op": "prefetch", "names": [str(NAME)], "wait": True})
-        eventually(pause.exists, "the fetch is in the middle")
-        host.signal(signal.SIGTERM)
-        eventually(lambda: not host.socket.exists(), "no more questions are taken")
-        if goes_on:
-            pause.unlink()
-        assert host.wait(10) == 0, host.log
+        _check_ends_in_the_middle(host, pause, goes_on)
     assert entries.read(host.cache, NAME) == (entries.files(NAME) if goes_on else {})
     assert no_traceback(host)
     host.start_as(("-m", "neffd"))
@@ -163,17 +158,21 @@ def test_sigterm_in_the_middle_of_a_publish(make_daemon: MakeDaemon, shared: Pat
     host = make_daemon("a")
     pause = _start_pausing(host)
     entries.write(host.cache, NAME, entries.files(NAME))
-    eventually(pause.exists, "the batch is in the middle")
-    host.signal(signal.SIGTERM)
-    eventually(lambda: not host.socket.exists(), "no more questions are taken")
-    if goes_on:
-        pause.unlink()
-    assert host.wait(10) == 0, host.log
+    _check_ends_in_the_middle(host, pause, goes_on)
     assert entries.shared(entries.read(shared, NAME)) == (entries.files(NAME) if goes_on else {})
     assert no_traceback(host)
     host.start_as(("-m", "neffd"))
     assert host.ask("flush", timeout_s=20)[-1] == {"id": 1, "pending": 0, "parked": [], "done": True}
     assert entries.shared(entries.read(shared, NAME)) == entries.files(NAME)
+
+
+def _check_ends_in_the_middle(host: Daemon, pause: Path, goes_on: bool) -> None:
+    eventually(pause.exists, "it is in the middle")
+    host.signal(signal.SIGTERM)
+    eventually(lambda: not host.socket.exists(), "no more questions are taken")
+    if goes_on:
+        pause.unlink()
+    assert host.wait(10) == 0, host.log
 
 
 def test_a_client_that_disappears_leaves_the_fetch_going_on(make_daemon: MakeDaemon, shared: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 
 from neff.keys import ModuleName
 from tests.harness import entries
-from tests.harness.daemon import Daemon, python_path
+from tests.harness.daemon import Daemon, RawClient, python_path
 from tests.harness.waiting import eventually
 from tests.integration.conftest import MakeDaemon
 
@@ -169,3 +170,16 @@ print(*(len(seen) for seen in whole.values()))
             assert reader.stdout.read() == "1 1 1\n", "each NEFF was seen, and always the same"
             assert reader.returncode == 0
         assert host.counter("neffd_fetched_entries", "remote=shared") > space(host)["evicted_entries"] > 0
+
+
+def test_what_is_gone_leaves_nothing(make_daemon: MakeDaemon, shared: Path) -> None:
+    names = [entries.module(number) for number in range(12)]
+    for name in names:
+        entries.write(shared, name, entries.files(name))
+    with make_daemon("a", overrides=limited(4)) as host:
+        with contextlib.closing(RawClient(host.socket, {"root": str(host.cache)})) as trainer:
+            trainer.ask("resolve", namespace=entries.NAMESPACE, keys=[name.key for name in names])
+        eventually(lambda: space(host)["evicted_entries"] >= 8, "back in its limits")
+        with contextlib.closing(sqlite3.connect(host.home / "state" / "neffd.db")) as database:
+            known = "SELECT count(*) FROM entries"
+            assert eventually(lambda: (count := database.execute(known).fetchone()[0]) <= 4 and count, "forgotten")

@@ -31,6 +31,7 @@ def test_a_second_daemon_on_the_same_cache_directory_is_refused(make_daemon: Mak
         second = make_daemon("b", overrides={"cache_dirs": [str(first.cache)]})
         assert second.start_and_die() == 1
         assert "already-running" in second.log
+        assert "Traceback" not in second.log, second.log
         assert str(first.cache) in second.log
         away.mkdir()
         assert first.ask("flush", timeout_s=20)[-1] == {"id": 1, "pending": 0, "parked": [], "done": True}

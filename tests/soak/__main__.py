@@ -1,5 +1,7 @@
 """`python -m tests.soak`: SOAK_S seconds (default 3,600), SOAK_KILLS kills (default 300 an hour), SOAK_SEED.
 
+With SOAK_LEAK_MB the witness leaks so many megabytes an hour: a run of half an hour or more has to fail then.
+
 What is found is written to SOAK_OUT (default: a new folder below the temporary one): `soak.json`, and where a promise
 was broken all that the run has left. The exit code is 0 only if nothing was lost, torn, doubled or stuck, and the
 witness uses no more than after its first minute.

@@ -28,9 +28,22 @@ HANGS_AFTER_S = 60.0
 
 
 class Member:
-    """One trainer, all its lives."""
+    """One trainer, all its lives.
 
-    def __init__(self, who: str, host: Host, folder: Path, began_s: float, home_s: float, seed: int) -> None:
+    Args:
+        life_s: how long each of them is, unless it is killed; None for one that goes on.
+    """
+
+    def __init__(
+        self,
+        who: str,
+        host: Host,
+        folder: Path,
+        began_s: float,
+        home_s: float,
+        seed: int,
+        life_s: float | None = None,
+    ) -> None:
         self.who, self.host = who, host
         self.records = folder / f"{who}.records"
         self.errors = folder / f"{who}.log"
@@ -39,6 +52,7 @@ class Member:
         self.own_ends: list[int] = []
         self.hung = 0
         self._folder, self._began_s, self._home_s, self._seed = folder, began_s, home_s, seed
+        self._life_s = life_s
         self._asked: set[int] = set()
         self.process: subprocess.Popen[bytes] | None = None
         self._again_at = 0.0
@@ -62,6 +76,7 @@ class Member:
             home_s=self._home_s,
             seed=f"{self._seed}-{self.who}-{self.lives}",
             sweep=sweep,
+            length_s=self._life_s,
         )
 
     def start(self, sweep: list[int] | None = None) -> subprocess.Popen[bytes]:
@@ -133,7 +148,8 @@ class Member:
             self._note_end(self.process)
 
     def _note_end(self, process: subprocess.Popen[bytes]) -> None:
-        if process.pid not in self._asked:
+        may_end = self._life_s is not None and process.returncode == 0
+        if process.pid not in self._asked and not may_end:
             self.own_ends.append(process.returncode)
 
 

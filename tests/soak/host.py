@@ -25,6 +25,9 @@ _LOOK_S = 0.05
 class Host(Daemon):
     """A daemon under a supervisor, with its cache directory, and perhaps a disk and a clock of its own.
 
+    Args:
+        leak_mb: how much it is made to leak, in an hour.
+
     Attributes:
         restarts: how often it was started after the first time.
         own_ends: exit codes of ends that nobody here asked for; a start that a full disk refuses is none.
@@ -38,8 +41,13 @@ class Host(Daemon):
         overrides: Mapping[str, Any],
         disk: SmallDisk | None = None,
         clock: WallClock | None = None,
+        leak_mb: float = 0.0,
     ) -> None:
-        super().__init__(home, [dict(remote)], overrides, clock.environ if clock else None)
+        environ = clock.environ if clock else {}
+        command = ("-m", "neffd")
+        if leak_mb:
+            environ, command = {**environ, "SOAK_LEAK_MB": str(leak_mb)}, ("-m", "tests.soak.leaking")
+        super().__init__(home, [dict(remote)], overrides, environ, command)
         self.name = home.name
         self.disk, self.clock = disk, clock
         if disk is not None:

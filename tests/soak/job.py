@@ -27,6 +27,7 @@ class Job:
         began_s: when the soak began, monotonic seconds.
         home_s: after how long a graph is met on other hosts than its first.
         sweep: graphs to meet one after another and then end; None: whatever comes, until told to end.
+        length_s: after how long it ends by itself; None: never.
     """
 
     who: str
@@ -40,6 +41,7 @@ class Job:
     home_s: float
     seed: str
     sweep: list[int] | None = None
+    length_s: float | None = None
 
     def encode(self) -> str:
         return json.dumps(dataclasses.asdict(self))

@@ -51,18 +51,20 @@ KILLS_PER_HOUR = 300
 
 @dataclass(frozen=True)
 class Settings:
-    """How long, how many kills, and the seed of everything random."""
+    """How long, how many kills, and the seed of everything random; how much the witness is made to leak, in an hour."""
 
     length_s: float
     kills: int
     seed: int
+    leak_mb: float = 0.0
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Settings:
-        """From SOAK_S, SOAK_KILLS and SOAK_SEED; raises ValueError for what is no number."""
+        """From SOAK_S, SOAK_KILLS, SOAK_SEED and SOAK_LEAK_MB; raises ValueError for what is no number."""
         length_s = float(environ.get("SOAK_S") or _HOUR_S)
         kills = int(environ.get("SOAK_KILLS") or max(1, round(KILLS_PER_HOUR * length_s / _HOUR_S)))
-        return cls(length_s, kills, int(environ.get("SOAK_SEED") or random.SystemRandom().randrange(10**6)))
+        seed = int(environ.get("SOAK_SEED") or random.SystemRandom().randrange(10**6))
+        return cls(length_s, kills, seed, float(environ.get("SOAK_LEAK_MB") or 0.0))
 
 
 @dataclass(frozen=True, order=True)

@@ -26,6 +26,10 @@ def test_kills_go_with_the_length(environ: dict[str, str], kills: int) -> None:
     assert 0 < events[0].at_s < events[-1].at_s <= settings.length_s
 
 
+def test_a_leak_is_only_made_where_it_is_wanted() -> None:
+    assert (Settings.of({}).leak_mb, Settings.of({"SOAK_LEAK_MB": "2"}).leak_mb) == (0.0, 2.0)
+
+
 def test_a_seed_is_a_plan() -> None:
     assert draw(Settings(100, 9, 1)) == draw(Settings(100, 9, 1)) != draw(Settings(100, 9, 2))
 
@@ -51,6 +55,19 @@ def test_growth_is_told_from_ten_minutes_on_and_not_of_a_short_run() -> None:
     assert growth_mb_per_hour(line(0.7, 3600)) == pytest.approx(0.7)
     assert growth_mb_per_hour(line(0.7, 1700)) is None
     assert growth_mb_per_hour([]) is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_leak_of_2_mb_an_hour_is_found_in_what_a_working_daemon_needs(seed: int) -> None:
+    """Which is now more, now less: what one look sees is up to 1 MB beside the next."""
+    chance = random.Random(seed)
+
+    def noisy(mb_per_hour: float) -> list[Usage]:
+        return [seen._replace(memory_mb=60 + seen.memory_mb + chance.random()) for seen in line(mb_per_hour, 3600)]
+
+    first = Usage(60, 9, 9, 9, 60.0)
+    assert Report({}, {}, [], noisy(0.3), first, first).is_good
+    assert not Report({}, {}, [], noisy(2.0), first, first).is_good
 
 
 def test_at_rest_is_the_least_of_each() -> None:

@@ -49,11 +49,14 @@ class Trainer:
     def run(self) -> int:
         if self._job.sweep is not None:
             return 0 if all([self._obtain(number) for number in self._job.sweep]) else 1
+        began = time.monotonic()
         while os.getppid() == self._job.parent and not self._job.is_told("end"):
             if self._job.is_told("rest"):
                 self._records.add("rests")
                 time.sleep(_REST_LOOK_S)
                 continue
+            if self._job.length_s is not None and time.monotonic() - began > self._job.length_s:
+                return 0
             self._meet(choose(self._chance, self._job, time.monotonic() - self._job.began_s))
             if self._chance.random() < _LOOK_SHARE:
                 self._look()

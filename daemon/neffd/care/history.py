@@ -30,7 +30,8 @@ _FLUSH_EVERY_S = 1.0
 # More than this within one flush says nothing new.
 _MAX_WAITING = 10_000
 _MAX_PIDS = 8
-_MAX_MEASURED = 10_000
+# Wanted until the entry is in the journal.
+_MAX_MEASURED = 1_000
 # How far the clocks of file system and daemon, and the moments of look and write, may be apart.
 _SLACK_S = 2.0
 

@@ -85,12 +85,16 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class RemoteEntry:
-    """A ready entry on a remote. `revision` is what all its files must come from (a commit), or empty."""
+    """A ready entry on a remote. `revision` is what all its files must come from (a commit), or empty.
+
+    `has_statement` tells of one whose provenance is there, but was not read.
+    """
 
     name: ModuleName
     files: tuple[RemoteFile, ...]
     revision: str = ""
     provenance: Provenance | None = None
+    has_statement: bool = False
 
     @property
     def size_bytes(self) -> int:
@@ -99,10 +103,20 @@ class RemoteEntry:
 
 @dataclass(frozen=True)
 class Fetched:
-    """An entry that was brought: as the remote describes it, and what was written of each file."""
+    """An entry that was brought: as the remote describes it, and what was written of each file.
+
+    `stated_s` is what it says that compiling it took, where that came along.
+    """
 
     entry: RemoteEntry
     digests: Mapping[str, FileDigest]
+    stated_s: float | None = None
+
+    @property
+    def compile_s(self) -> float | None:
+        """Seconds that compiling it took, as the remote's copy says."""
+        made = self.entry.provenance
+        return made.compile_s if self.stated_s is None and made is not None else self.stated_s
 
 
 class Watcher(Protocol):

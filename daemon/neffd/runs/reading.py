@@ -82,7 +82,7 @@ class Reader:
         self._tasks = tasks
         self._metrics = metrics
         self._clock = clock
-        self._shelf = shelf or Shelf()
+        self._shelf = shelf or Shelf(clock=clock)
         self._pictures: OrderedDict[tuple[str, str, str, str], Picture] = OrderedDict()
         self._running: dict[tuple[str, str, str, str], asyncio.Task[None]] = {}
 

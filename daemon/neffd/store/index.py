@@ -8,11 +8,12 @@ import logging
 import sqlite3
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from neff.keys import ModuleName
+from neffd.layouts import xla
 from neffd.remotes.provenance import FileDigest
 from neffd.store import fsops
 from neffd.store.database import Database
@@ -55,11 +56,10 @@ class Known:
 
 @dataclass(frozen=True)
 class Noted:
-    """What was noted of an entry before the machine was started again; `digests` is empty where it was never read."""
+    """What is noted of an entry, with what its files were; `digests` is empty where it was never read."""
 
     known: Known
     digests: Mapping[str, FileDigest]
-    noted_at: float
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,11 @@ class Evicted:
     size_bytes: int
 
 
+# Others have their turn at the database in between.
+_AT_ONCE = 2_000
+# Older SQLites take no more than 999.
+_MOST_VALUES = 500
+_Row = tuple[str, str, str, int, int, int, str | None, int]
 _SELECT = "SELECT namespace, key, origin, neff_inode, neff_mtime_ns, neff_bytes, files, was_taken FROM entries"
 
 
@@ -83,20 +88,15 @@ class Index:
         self.boot = boot or boot_id()
         self._own_locks: set[str] = set()
 
-    def all_known(self, root: Path) -> dict[ModuleName, Known]:
-        """Everything noted of one cache directory. Blocking."""
-        rows = self._database.run_blocking(
-            lambda connection: connection.execute(_SELECT + " WHERE root = ?", (str(root),)).fetchall()
-        )
-        return {ModuleName(row[0], row[1]): _known(row) for row in rows}
+    def known_of(self, root: Path, names: Collection[ModuleName]) -> dict[ModuleName, Known]:
+        """What is noted of these entries, as far as anything is. Blocking."""
+        if not names:
+            return {}
+        return self._database.run_blocking(lambda connection: _known_of(connection, root, names))
 
     def known(self, root: Path, name: ModuleName) -> Known | None:
         """What is noted of one entry. Blocking."""
-        where = " WHERE root = ? AND namespace = ? AND key = ?"
-        row = self._database.run_blocking(
-            lambda connection: connection.execute(_SELECT + where, (str(root), *name)).fetchone()
-        )
-        return None if row is None else _known(row)
+        return self.known_of(root, [name]).get(name)
 
     def note_blocking(
         self,
@@ -144,21 +144,24 @@ class Index:
             ),
         )
 
-    def baseline_blocking(self, root: Path, ready: Iterable[tuple[ModuleName, FileFacts]]) -> None:
-        """On the first start on a directory, note its ready entries as existing, all or none of them.
+    def baseline_blocking(self, root: Path, ready: Sequence[tuple[ModuleName, FileFacts]]) -> None:
+        """On the first start on a directory, note its ready entries as existing; cut off, all of it is done again.
 
         Entries that are noted already, in a database that lost others, stay as they are.
         """
-        of_root = _SELECT + " WHERE root = ?"
 
-        def write(connection: sqlite3.Connection) -> None:
-            noted = {ModuleName(row[0], row[1]): _known(row) for row in connection.execute(of_root, (str(root),))}
-            for name, neff in ready:
+        def write(connection: sqlite3.Connection, part: Mapping[ModuleName, FileFacts]) -> None:
+            noted = _known_of(connection, root, part)
+            for name, neff in part.items():
                 if name not in noted or not noted[name].is_same(neff):
                     self.insert(connection, root, name, EXISTING, neff, None)
+
+        def finish(connection: sqlite3.Connection) -> None:
             connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"baseline:{root}", str(time.time())))
 
-        self._database.run_blocking(write)
+        for start in range(0, len(ready), _AT_ONCE):
+            self._database.run_blocking(functools.partial(write, part=dict(ready[start : start + _AT_ONCE])))
+        self._database.run_blocking(finish)
 
     def has_baseline(self, root: Path) -> bool:
         """Whether the daemon has been on this directory before. Blocking."""
@@ -175,24 +178,35 @@ class Index:
 
     def note_boot(self, root: Path) -> None:
         """What is in the cache directory now was looked through, or is made under this boot. Blocking."""
-
-        def write(connection: sqlite3.Connection) -> None:
-            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"boot:{root}", self.boot))
-            connection.execute("UPDATE entries SET boot_id = ? WHERE root = ?", (self.boot, str(root)))
-
-        self._database.run_blocking(write)
-
-    def noted_before(self, root: Path) -> dict[ModuleName, Noted]:
-        """Everything noted of one cache directory under other boots. Blocking."""
-        query = f"{_SELECT.replace(' FROM', ', noted_at FROM')} WHERE root = ? AND boot_id != ?"
-        rows = self._database.run_blocking(
-            lambda connection: connection.execute(query, (str(root), self.boot)).fetchall()
+        row = (f"boot:{root}", self.boot)
+        self._database.run_blocking(
+            lambda connection: connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
         )
-        noted = {}
-        for *row, noted_at in rows:
-            digests = {file: FileDigest(*digest) for file, digest in json.loads(row[6] or "{}").items()}
-            noted[ModuleName(row[0], row[1])] = Noted(_known(tuple(row)), digests, noted_at)
-        return noted
+
+    def noted_before(self, root: Path) -> dict[ModuleName, float]:
+        """The entries of one cache directory that were noted under other boots, and when. Blocking."""
+        query = (
+            "SELECT namespace, key, noted_at FROM entries WHERE root = ? AND (namespace, key) > (?, ?) AND boot_id != ?"
+            " ORDER BY namespace, key LIMIT ?"
+        )
+
+        def read(connection: sqlite3.Connection, after: ModuleName) -> list[tuple[str, str, float]]:
+            return connection.execute(query, (str(root), *after, self.boot, _AT_ONCE)).fetchall()
+
+        noted_at: dict[ModuleName, float] = {}
+        last = ModuleName("", "")
+        while rows := self._database.run_blocking(functools.partial(read, after=last)):
+            noted_at |= {ModuleName(namespace, key): at for namespace, key, at in rows}
+            last = ModuleName(*rows[-1][:2])
+        return noted_at
+
+    def noted(self, root: Path, names: Collection[ModuleName]) -> dict[ModuleName, Noted]:
+        """All that is noted of these entries, as far as anything is. Blocking."""
+        rows = self._database.run_blocking(lambda connection: _rows_of(connection, root, names))
+        return {
+            name: Noted(_known(row), {file: FileDigest(*of) for file, of in json.loads(row[6] or "{}").items()})
+            for name, row in rows.items()
+        }
 
     def is_own_lock(self, lock: Path) -> bool:
         """Whether a lock file is one that we have made and not yet let go."""
@@ -249,11 +263,17 @@ class Index:
         rows = self._database.run_blocking(lambda connection: connection.execute(query, (str(root),)).fetchall())
         return {ModuleName(namespace, key): used_at for namespace, key, used_at in rows}
 
-    def forget_uses(self, root: Path, names: Iterable[ModuleName]) -> None:
-        """These entries are gone. Blocking."""
-        rows = [(str(root), *name) for name in names]
-        where = "DELETE FROM uses WHERE root = ? AND namespace = ? AND key = ?"
-        self._database.run_blocking(lambda connection: connection.executemany(where, rows))
+    def forget_evicted(self, root: Path, gone: Collection[Evicted]) -> None:
+        """These entries are gone; what is noted of one that has come again stays. Blocking."""
+        where = " WHERE root = ? AND namespace = ? AND key = ?"
+        uses = [(str(root), *entry.name) for entry in gone]
+        rows = [(str(root), *entry.name, *entry.files.get(xla.NEFF, (None, None))) for entry in gone]
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.executemany("DELETE FROM uses" + where, uses)
+            connection.executemany("DELETE FROM entries" + where + " AND neff_inode = ? AND neff_mtime_ns = ?", rows)
+
+        self._database.run_blocking(write)
 
     def note_claim(self, lock: Path, inode: int, mtime_ns: int) -> None:
         """Remember, before it exists, a lock file of stock's kind that we are about to make. Blocking."""
@@ -295,7 +315,28 @@ class Index:
         return cleared
 
 
-def _known(row: tuple[str, str, str, int, int, int, str | None, int]) -> Known:
+def _known_of(connection: sqlite3.Connection, root: Path, names: Collection[ModuleName]) -> dict[ModuleName, Known]:
+    return {name: _known(row) for name, row in _rows_of(connection, root, names).items()}
+
+
+def _rows_of(connection: sqlite3.Connection, root: Path, names: Collection[ModuleName]) -> dict[ModuleName, _Row]:
+    keys: dict[str, list[str]] = {}
+    for name in names:
+        keys.setdefault(name.namespace, []).append(name.key)
+    rows = {}
+    for namespace, of_namespace in keys.items():
+        for start in range(0, len(of_namespace), _MOST_VALUES):
+            wanted = of_namespace[start : start + _MOST_VALUES]
+            # Each text is kept with its program: so there are few, of lengths that double.
+            places = 1 << (len(wanted) - 1).bit_length()
+            where = f" WHERE root = ? AND namespace = ? AND key IN ({','.join('?' * places)})"
+            nobody = [None] * (places - len(wanted))
+            found = connection.execute(_SELECT + where, (str(root), namespace, *wanted, *nobody))
+            rows.update({ModuleName(namespace, row[1]): row for row in found})
+    return rows
+
+
+def _known(row: _Row) -> Known:
     _, _, origin, inode, mtime_ns, size_bytes, files, was_taken = row
     names = None if files is None else _shared(frozenset(json.loads(files)))
     return Known(sys.intern(origin), (inode, mtime_ns, size_bytes), names, bool(was_taken))

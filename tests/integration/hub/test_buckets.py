@@ -110,6 +110,7 @@ def test_a_miss_is_seen_as_soon_as_another_host_published(make_bucket_host: Make
             entries.write(host_a.cache, name, entries.files(name))
             flush(host_a)
             fetch_all(host_b, name)
+            assert entries.read(host_b.cache, name) == entries.files(name)
 
 
 def test_a_version_whose_name_begins_alike_is_another(make_bucket_host: MakeBucketHost, hub: HubProcess) -> None:
@@ -264,6 +265,7 @@ def test_a_stalled_download_is_given_up_and_comes_later(make_bucket_host: MakeBu
         eventually(lambda: "stalled: no byte in 1 s" in host_b.log, "the reason")
         hub.clear_faults()
         fetch_all(host_b, name)
+        assert entries.read(host_b.cache, name) == entries.files(name)
 
 
 async def test_an_upload_in_which_nothing_moves_comes_to_an_end(hub: HubProcess, tmp_path: Path) -> None:

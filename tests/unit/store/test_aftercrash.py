@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,13 +23,6 @@ _HLO = b"\x0a\x03jit\x1a\xe8\x07" + bytes([7]) * 1000
 @pytest.fixture
 def root(tmp_path: Path) -> CacheRoot:
     return CacheRoot(tmp_path / "cache")
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(tmp_path / "state")
-    yield database
-    database.close()
 
 
 @pytest.fixture

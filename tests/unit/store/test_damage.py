@@ -71,7 +71,8 @@ def fill(state_dir: Path) -> None:
 
 
 def known(made: Database) -> dict[ModuleName, str]:
-    return {name: entry.origin for name, entry in Index(made).all_known(Path("/cache")).items()}
+    names = [entries.module(number) for number in range(_MANY)]
+    return {name: entry.origin for name, entry in Index(made).known_of(Path("/cache"), names).items()}
 
 
 def break_page(path: Path, where: float, length: int = 4096) -> None:

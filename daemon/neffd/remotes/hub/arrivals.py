@@ -18,6 +18,7 @@ from neffd.layouts import xla
 from neffd.remotes.base import EntryRefused, Fetched, RemoteEntry, RemoteFile, Watcher
 from neffd.remotes.hub.blobs import SMALL_BYTES, Blobs, Content, Lead, OpenFile
 from neffd.remotes.hub.files import IncomingFile
+from neffd.remotes.hub.statements import Statements
 from neffd.remotes.provenance import FileDigest
 from neffd.slots import Asker, Slots
 from neffd.store.root import PART_SUFFIX
@@ -59,6 +60,7 @@ class Arrivals:
         may_bet: whether the request quota allows to ask for what may not be there.
         tasks: owns the transfers.
         in_thread: runs a blocking call on a worker thread.
+        statements: what entries say of themselves.
     """
 
     def __init__(
@@ -68,12 +70,14 @@ class Arrivals:
         may_bet: Callable[[], bool],
         tasks: Tasks,
         in_thread: Callable[..., Awaitable[Any]],
+        statements: Statements,
     ) -> None:
         self.describe = describe
         self.way = way
         self.may_bet = may_bet
         self.tasks = tasks
         self.in_thread = in_thread
+        self.statements = statements
         self.blobs = Blobs()
         self.files = Slots(_PARALLEL_FILES, _FILES_KEPT_FREE)
         self.bets = Slots(_PARALLEL_BETS, _BETS_KEPT_FREE)
@@ -105,6 +109,7 @@ class _Arrival:
         self._incoming: dict[str, IncomingFile] = {}
         self._leads: dict[str, Lead] = {}
         self._tasks: list[asyncio.Task[Any]] = []
+        self._statement = arrivals.statements.of(name, revision, watcher)
 
     async def run(self, *, may_bet: bool) -> Fetched | None:
         bets = self._bet() if may_bet else {}
@@ -112,6 +117,8 @@ class _Arrival:
             entry = await self._all.describe(self._name, self._revision)
             if entry is None:
                 return None
+            statements = self._all.statements
+            statements.described(self._statement, self._revision, self._watcher, is_there=entry.has_statement)
             await self._watcher.turn(entry)
         finally:
             self._all.bets.leave(len(bets))
@@ -129,10 +136,11 @@ class _Arrival:
         digests = await self._finish(at_hand | brought)
         for lead in self._leads.values():
             await self._share(lead)
-        return Fetched(entry, digests)
+        return Fetched(entry, digests, self._statement.compile_s(digests))
 
     async def end(self) -> None:
         """Give up whatever is still under way, and close the files."""
+        self._statement.give_up()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

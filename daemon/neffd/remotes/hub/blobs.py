@@ -16,7 +16,10 @@ from neffd.remotes.base import RemoteFile, Watcher
 from neffd.store import fsops
 
 SMALL_BYTES = 16 << 10
-_KEPT_BYTES = 2 << 20
+# Most small contents are one entry's and never wanted again; those that are stay.
+_KEPT_BYTES = 256 << 10
+# What keeping one costs beside its content.
+_OVERHEAD_BYTES = 300
 _PIECE_BYTES = 1 << 20
 
 
@@ -118,10 +121,11 @@ class Blobs:
             self._keep(digest, content)
 
     def _keep(self, digest: str, content: bytes) -> None:
-        self._kept_bytes += len(content) - len(self._kept.pop(digest, b""))
+        if digest not in self._kept:
+            self._kept_bytes += len(content) + _OVERHEAD_BYTES
         self._kept[digest] = content
         while self._kept_bytes > self._most_bytes:
-            self._kept_bytes -= len(self._kept.popitem(last=False)[1])
+            self._kept_bytes -= len(self._kept.popitem(last=False)[1]) + _OVERHEAD_BYTES
 
 
 def _digest(file: RemoteFile) -> str:

@@ -51,7 +51,7 @@ class Documents:
             if document.size_bytes > max_bytes or not is_document_path(document.path):
                 return None
             async with free:
-                return await self._read(document.path, revision, max_bytes)
+                return await read_small(self._client, revision, document.path, max_bytes)
 
         found = await asyncio.gather(*(read(document) for document in documents), return_exceptions=True)
         errors = [error for error in found if isinstance(error, BaseException)]
@@ -82,17 +82,19 @@ class Documents:
             pass
         return found[:MAX_DOCUMENTS]
 
-    async def _read(self, path: str, revision: str, max_bytes: int) -> bytes | None:
-        content = bytearray()
-        try:
-            async with self._client.open_file(revision, path) as reader:
-                async for piece in reader.iter_any():
-                    content += piece
-                    if len(content) > max_bytes:
-                        return None
-        except NotThere:
-            return None
-        return bytes(content)
+
+async def read_small(client: HubClient, revision: str, path: str, max_bytes: int) -> bytes | None:
+    """The content of one file; None if it is not there or longer than that. Raises RemoteUnavailable."""
+    content = bytearray()
+    try:
+        async with client.open_file(revision, path) as reader:
+            async for piece in reader.iter_any():
+                content += piece
+                if len(content) > max_bytes:
+                    return None
+    except NotThere:
+        return None
+    return bytes(content)
 
 
 def _document(item: dict[str, Any], folder: str) -> Document | None:

@@ -45,6 +45,7 @@ from neffd.remotes.hub.fill import Fill
 from neffd.remotes.hub.lookups import Lookups
 from neffd.remotes.hub.plan import CommitPlan, describe_commit
 from neffd.remotes.hub.quotas import Quotas
+from neffd.remotes.hub.statements import Statements
 from neffd.remotes.hub.tokens import TokenSource
 from neffd.remotes.hub.workers import IDLE_S, STALL_S, HubCallFailed, HubWorker
 from neffd.store.root import PART_SUFFIX
@@ -101,7 +102,10 @@ class HubRepoRemote:
         self._tasks = Tasks()
         self._lookups = Lookups(self._look_up, self._tasks)
         downloads = Downloads(self._client, quotas, self._downloader, self._tasks, self._in_thread, clock)
-        self._arrivals = Arrivals(self._describe, downloads.get, downloads.may_waste, self._tasks, self._in_thread)
+        statements = Statements(self._client, downloads.may_waste, self._tasks)
+        self._arrivals = Arrivals(
+            self._describe, downloads.get, downloads.may_waste, self._tasks, self._in_thread, statements
+        )
         self._documents = Documents(self._client, self._move_head, lambda: self._head)
         self._threads = whole_pool(_THREADS, f"neffd-remote-{name}")
         self._head = ""
@@ -130,8 +134,8 @@ class HubRepoRemote:
     async def present(self, namespace: str, wanted: Sequence[str]) -> frozenset[str]:
         revision, mark = self._head or await self._move_head(), keys.ready_mark(namespace)
         # What is there will be fetched: where one request holds it, all of the entry is asked for.
-        is_whole = len(wanted) * len(_WANTED) <= MAX_PATHS_PER_REQUEST
-        files = _WANTED if is_whole else (xla.NEFF, *{mark} - {xla.NEFF})
+        is_whole = len(wanted) * len(_LOOKED_FOR) <= MAX_PATHS_PER_REQUEST
+        files = _LOOKED_FOR if is_whole else (xla.NEFF, *{mark} - {xla.NEFF})
         found = await self._lookups.files([f"{namespace}/{key}/{file}" for key in wanted for file in files], revision)
         entries = [_entry(ModuleName(namespace, key), found, revision) for key in wanted]
         ready = [entry for entry in entries if entry is not None]
@@ -201,7 +205,8 @@ class HubRepoRemote:
         known = self._described.pop((name, revision), None)
         if known is not None:
             return known
-        return _entry(name, await self._lookups.files([f"{name}/{file}" for file in _WANTED], revision), revision)
+        paths = [f"{name}/{file}" for file in _LOOKED_FOR]
+        return _entry(name, await self._lookups.files(paths, revision), revision)
 
     async def _look_up(self, paths: list[str], revision: str) -> dict[str, RemoteFile]:
         try:
@@ -242,6 +247,7 @@ _XET_HASH = re.compile(r"[0-9a-f]{64}")
 _MOST_DESCRIBED = 1_000
 # What a rank waits for first.
 _WANTED = (xla.NEFF, *sorted(xla.SHARED - {xla.NEFF}))
+_LOOKED_FOR = (*_WANTED, provenance.FILE_NAME)
 
 
 def _entry(name: ModuleName, found: Mapping[str, RemoteFile], revision: str) -> RemoteEntry | None:
@@ -249,7 +255,8 @@ def _entry(name: ModuleName, found: Mapping[str, RemoteFile], revision: str) -> 
     files = [found[path] for file in _WANTED if (path := f"{name}/{file}") in found]
     sizes_bytes = {file.name: file.size_bytes for file in files}
     is_ready = keys.ready_mark(name.namespace) in sizes_bytes and sizes_bytes.get(xla.NEFF, 0) > 0
-    return RemoteEntry(name, tuple(files), revision) if is_ready else None
+    has_statement = f"{name}/{provenance.FILE_NAME}" in found
+    return RemoteEntry(name, tuple(files), revision, has_statement=has_statement) if is_ready else None
 
 
 def _remote_file(item: dict[str, Any]) -> tuple[str, RemoteFile]:

@@ -258,7 +258,9 @@ def _write_in_place(path: Path, data: bytes) -> None:
         for start in range(0, len(data), size):
             if start:
                 time.sleep(switches.number("NEFF_WRITE_DELAY_S", 0.1))
-            file.write(data[start : start + size])
+            left = memoryview(data)[start : start + size]
+            while left:  # a disk that is full takes a part, and says so only of the rest
+                left = left[file.write(left) :]
         if chunks > 1:
             time.sleep(switches.number("NEFF_WRITE_DELAY_S", 0.1))
 
