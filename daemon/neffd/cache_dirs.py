@@ -113,6 +113,7 @@ def _fetcher(
         space=space,
         stall_s=shared.config.fetch.stall_s,
         worth_s=shared.usual.worth,
+        known_s=shared.usual.known,
         elsewhere=others,
         clock=shared.clock,
         problems=problems,

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from types import MappingProxyType
+from typing import Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
 
 from neff.cachedir import DEFAULT_CACHE_DIR, cache_url, local_path
 from neffd import config_values as values
@@ -25,36 +25,60 @@ from neffd.config_defaults import (
     default_state_dir,
     hub_endpoint,
 )
+from neffd.config_keys import Contradiction, Invalid, Section, Wrong, key, list_of, optional
 from neffd.config_sections import (
     FailuresConfig,
     FetchConfig,
     LocksConfig,
     RunsConfig,
-    Section,
     StoreConfig,
     UploadConfig,
 )
-from neffd.config_sources import Key, Merged, Problem, nearest, read, shown, without_secrets
-from neffd.config_values import Address, RemoteKind, RemoteUrl, parse_remote_url
+from neffd.config_sources import Key, Merged, Problem, read, shown, without_secrets
+from neffd.config_values import Address, RemoteKind, RemoteUrl, one_of, parse_remote_url, seconds, true_or_false
 from neffd.errors import ConfigError
 
+_T = TypeVar("_T")
 NEURON_ENVIRONMENT = "NEURON_CC_FLAGS or NEURON_COMPILE_CACHE_URL"
 
 
+def _or_derived(name: str, before: Mapping[str, Any]) -> str:
+    return name or (parse_remote_url(before["url"]).suggested_name if "url" in before else "remote")
+
+
+def _is_written(mirror: bool, before: Mapping[str, Any]) -> bool:
+    if mirror and before.get("mode") == "read":
+        raise ValueError("true only together with mode: read-write")
+    return mirror
+
+
+def _hub_only(value: _T, before: Mapping[str, Any]) -> _T:
+    if value and str(before.get("url", "")).startswith("file:"):
+        raise ValueError("only for a remote on the Hub (hf://…)")
+    return value
+
+
+def _without_token(anonymous: bool, before: Mapping[str, Any]) -> bool:
+    if anonymous and (before.get("token_file") is not None or before.get("mode") == "read-write"):
+        raise ValueError("true only without token_file, and with mode: read")
+    return _hub_only(anonymous, before)
+
+
+@dataclass(frozen=True, init=False)
 class RemoteConfig(Section):
     """One place where entries are shared."""
 
-    url: values.RemoteUrlText
+    url: str = key(values.remote_url)
     # After `url`, which it is derived from.
-    name: values.RemoteName = Field(default="", validate_default=True)
-    mode: Literal["read", "read-write"] = "read"
-    mirror: bool = False
-    poll_s: Annotated[float, values.seconds(86_400)] = 30.0
-    allow_public: bool = False
-    allow_private_models: bool = False
-    endpoint: values.Endpoint = None
-    token_file: values.OptionalPath = None
-    anonymous: bool = False
+    name: str = key(values.remote_name, "", _or_derived)
+    mode: str = key(one_of("read", "read-write"), "read")
+    mirror: bool = key(true_or_false, False, _is_written)
+    poll_s: float = key(seconds(86_400), 30.0)
+    allow_public: bool = key(true_or_false, False)
+    allow_private_models: bool = key(true_or_false, False)
+    endpoint: str | None = key(optional(values.endpoint), None, _hub_only)
+    token_file: Path | None = key(optional(values.absolute_path), None, _hub_only)
+    anonymous: bool = key(true_or_false, False, _without_token)
 
     @property
     def kind(self) -> RemoteKind:
@@ -81,101 +105,65 @@ class RemoteConfig(Section):
     def _parsed(self) -> RemoteUrl:
         return parse_remote_url(self.url)
 
-    @field_validator("name", mode="before")
-    @classmethod
-    def _derived_name(cls, name: Any, info: ValidationInfo) -> Any:
-        if name is not None and name != "":
-            return name
-        return parse_remote_url(info.data["url"]).suggested_name if "url" in info.data else "remote"
 
-    @field_validator("mirror")
-    @classmethod
-    def _mirror_is_written(cls, mirror: bool, info: ValidationInfo) -> bool:
-        if mirror and info.data.get("mode") == "read":
-            raise ValueError("true only together with mode: read-write")
-        return mirror
-
-    @field_validator("endpoint", "token_file", "anonymous")
-    @classmethod
-    def _hub_only(cls, value: Any, info: ValidationInfo) -> Any:
-        if value and str(info.data.get("url", "")).startswith("file:"):
-            raise ValueError("only for a remote on the Hub (hf://…)")
-        return value
-
-    @field_validator("anonymous")
-    @classmethod
-    def _without_token(cls, anonymous: bool, info: ValidationInfo) -> bool:
-        if anonymous and (info.data.get("token_file") is not None or info.data.get("mode") == "read-write"):
-            raise ValueError("true only without token_file, and with mode: read")
-        return anonymous
+def _apart(cache_dirs: tuple[Path, ...], before: Mapping[str, Any]) -> tuple[Path, ...]:
+    for number, path in enumerate(cache_dirs):
+        for other in cache_dirs[:number]:
+            if _overlap(path, other):
+                both = f"{shown('', other)} and {shown('', path)}"
+                raise Contradiction(f"{both}: none may be the same as, or inside, another")
+        if os.path.exists(path) and not os.path.isdir(path):  # noqa: PTH110, PTH112 - Path's raise where we may not look
+            raise Contradiction(f"{shown('', path)} is no directory")
+    return cache_dirs
 
 
+def _outside_caches(state_dir: Path, before: Mapping[str, Any]) -> Path:
+    # The framework's own clean-up would take the journal with it.
+    if any(state_dir.is_relative_to(root) for root in before.get("cache_dirs", ())):
+        raise ValueError("a directory outside of every cache directory")
+    return state_dir
+
+
+def _distinct(remotes: tuple[RemoteConfig, ...], before: Mapping[str, Any]) -> tuple[RemoteConfig, ...]:
+    names = [remote.name for remote in remotes]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise Contradiction(f"two would be called {twice[0]!r}: give one a name")
+    directories = [remote.path for remote in remotes if remote.kind == "directory"]
+    if any(_overlap(path, root) for path in directories for root in before.get("cache_dirs", ())):
+        raise ValueError("directories apart from the cache directories")
+    return remotes
+
+
+@dataclass(frozen=True, init=False)
 class Config(Section):
     """Everything the daemon can be told. Immutable; `source` tells where a value came from."""
 
-    cache_dirs: values.Paths
-    state_dir: values.AbsolutePath
-    socket: values.SocketPath
-    socket_mode: values.OctalMode = 0o666
-    socket_group: values.GroupName = None
-    http: values.LoopbackAddress = Address("127.0.0.1", 9817)
-    scan_s: Annotated[float, values.seconds(86_400)] = 60.0
-    log_level: values.LogLevel = "info"
-    upload: UploadConfig = UploadConfig()
-    fetch: FetchConfig = FetchConfig()
-    runs: RunsConfig = RunsConfig()
-    failures: FailuresConfig = FailuresConfig()
-    locks: LocksConfig = LocksConfig()
-    store: StoreConfig = StoreConfig()
-    allow_client_remotes: bool = False
-    remotes: tuple[RemoteConfig, ...]
+    cache_dirs: tuple[Path, ...] = key(list_of(values.absolute_path, at_least=1, or_one=True), then=_apart)
+    state_dir: Path = key(values.absolute_path, then=_outside_caches)
+    socket: Path = key(values.socket_path)
+    socket_mode: int = key(values.octal_mode, 0o666)
+    socket_group: str | None = key(optional(values.group_name), None)
+    http: Address | None = key(values.loopback_address, Address("127.0.0.1", 9817))
+    scan_s: float = key(seconds(86_400), 60.0)
+    log_level: str = key(values.log_level, "info")
+    upload: UploadConfig = key(UploadConfig, UploadConfig())
+    fetch: FetchConfig = key(FetchConfig, FetchConfig())
+    runs: RunsConfig = key(RunsConfig, RunsConfig())
+    failures: FailuresConfig = key(FailuresConfig, FailuresConfig())
+    locks: LocksConfig = key(LocksConfig, LocksConfig())
+    store: StoreConfig = key(StoreConfig, StoreConfig())
+    allow_client_remotes: bool = key(true_or_false, False)
+    remotes: tuple[RemoteConfig, ...] = key(list_of(RemoteConfig), then=_distinct)
 
-    _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+    _sources: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     def source(self, path: str) -> str:
         """Where the value at a dotted key path came from: a file, an environment variable, or `default`."""
         return self._sources.get(path, DEFAULT)
 
-    @field_validator("cache_dirs")
-    @classmethod
-    def _apart(cls, cache_dirs: tuple[Path, ...]) -> tuple[Path, ...]:
-        for number, path in enumerate(cache_dirs):
-            for other in cache_dirs[:number]:
-                if _overlap(path, other):
-                    both = f"{shown('', other)} and {shown('', path)}"
-                    raise _contradiction(f"{both}: none may be the same as, or inside, another")
-        return cache_dirs
-
-    @field_validator("cache_dirs")
-    @classmethod
-    def _directories(cls, cache_dirs: tuple[Path, ...]) -> tuple[Path, ...]:
-        for path in cache_dirs:
-            if os.path.exists(path) and not os.path.isdir(path):  # noqa: PTH110, PTH112 - Path's raise where we may not look
-                raise _contradiction(f"{shown('', path)} is no directory")
-        return cache_dirs
-
-    @field_validator("state_dir")
-    @classmethod
-    def _outside_caches(cls, state_dir: Path, info: ValidationInfo) -> Path:
-        # The framework's own clean-up would take the journal with it.
-        if any(state_dir.is_relative_to(root) for root in info.data.get("cache_dirs", ())):
-            raise ValueError("a directory outside of every cache directory")
-        return state_dir
-
-    @field_validator("remotes")
-    @classmethod
-    def _distinct(cls, remotes: tuple[RemoteConfig, ...], info: ValidationInfo) -> tuple[RemoteConfig, ...]:
-        names = [remote.name for remote in remotes]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise _contradiction(f"two would be called {twice[0]!r}: give one a name")
-        directories = [remote.path for remote in remotes if remote.kind == "directory"]
-        if any(_overlap(path, root) for path in directories for root in info.data.get("cache_dirs", ())):
-            raise ValueError("directories apart from the cache directories")
-        return remotes
-
 
 def keys() -> tuple[Key, ...]:
-    """Every key of the configuration, sections resolved, in the order of the models."""
+    """Every key of the configuration, sections resolved, in the order of their declaration."""
     return tuple(_keys_of(Config, ""))
 
 
@@ -193,33 +181,33 @@ def load(file: str | os.PathLike[str] | None = None, environ: Mapping[str, str] 
     merged = read(file, environ, keys())
     _fill_in(merged, environ)
     try:
-        config = Config.model_validate(merged.tree)
-    except ValidationError as error:
-        merged.problems.extend(_problem(details, merged) for details in error.errors())
+        config = Config(**merged.tree)
+    except Invalid as error:
+        merged.problems.extend(_problem(wrong, merged) for wrong in error.wrong)
     if merged.problems:
         raise _config_error(merged.problems)
-    config._sources.update(_sources_of(merged))
+    object.__setattr__(config, "_sources", _sources_of(merged))
     return config
 
 
 def render(config: Config) -> str:
     """The effective configuration as YAML that `load` accepts, with the source of every value as a comment."""
     lines: list[str] = []
-    section = ""
-    for key in keys():
-        parent, _, last = key.path.rpartition(".")
-        if parent != section:
-            section = parent
+    within = ""
+    for path in (each.path for each in keys()):
+        parent, _, last = path.rpartition(".")
+        if parent != within:
+            within = parent
             if parent:
                 lines.append(f"{parent}:")
         holder = getattr(config, parent) if parent else config
         indent = "  " if parent else ""
         value = getattr(holder, last)
-        if key.path == "remotes" and value:
+        if path == "remotes" and value:
             lines.append(f"remotes:  # {config.source('remotes')}")
             lines.extend(_remote_lines(config))
         else:
-            lines.append(f"{indent}{last}: {_scalar(last, value)}  # {config.source(key.path)}")
+            lines.append(f"{indent}{last}: {_scalar(last, value)}  # {config.source(path)}")
     return "\n".join(lines) + "\n"
 
 
@@ -264,58 +252,25 @@ def _lacks_endpoint(remote: Any) -> bool:
     return on_hub and remote.get("endpoint") is None
 
 
-def _contradiction(text: str) -> PydanticCustomError:
-    """For values of which each is right by itself: `text` is all there is to say."""
-    return PydanticCustomError(_CONTRADICTION, "{text}", {"text": text})
-
-
 def _overlap(one: Path, other: Path) -> bool:
     return one.is_relative_to(other) or other.is_relative_to(one)
 
 
-def _keys_of(model: type[BaseModel], prefix: str) -> Iterator[Key]:
-    for name, field in model.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield from _keys_of(annotation, f"{prefix}{name}.")
+def _keys_of(within: type[Section], prefix: str) -> Iterator[Key]:
+    for field in fields(within):
+        inner = field.default
+        if isinstance(inner, Section):
+            yield from _keys_of(type(inner), f"{prefix}{field.name}.")
         else:
-            is_list = any(get_origin(part) is tuple for part in (annotation, *get_args(annotation)))
-            yield Key(prefix + name, is_list)
+            yield Key(prefix + field.name, is_list=str(field.type).startswith("tuple["))
 
 
-_CONTRADICTION = "contradiction"
-_ALLOWED = {
-    "tuple_type": "a list",
-    "too_short": "at least one",
-    "model_type": "a mapping of keys to values",
-    "model_attributes_type": "a mapping of keys to values",
-    "dict_type": "a mapping of keys to values",
-}
-_MODELS: dict[str | int, type[BaseModel]] = {
-    "upload": UploadConfig,
-    "fetch": FetchConfig,
-    "failures": FailuresConfig,
-    "locks": LocksConfig,
-    "store": StoreConfig,
-    "remotes": RemoteConfig,
-}
-
-
-def _problem(details: Any, merged: Merged) -> Problem:
-    """One error of pydantic's in our words."""
-    location = details["loc"]
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
-    source = merged.source_of(".".join(str(part) for part in location))
-    if details["type"] == "extra_forbidden":
-        model = _MODELS.get(location[0], Config) if len(location) > 1 else Config
-        return Problem(source, without_secrets(path), f"no such key; {nearest(str(location[-1]), model.model_fields)}")
-    if details["type"] == "missing":
-        return Problem(source, path, "missing")
-    if details["type"] == _CONTRADICTION:
-        return Problem(source, path, details["msg"])
-    message = details["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    allowed = _ALLOWED.get(details["type"], message)
-    return Problem(source, path, f"found {shown(path, details['input'])}; allowed: {allowed}")
+def _problem(wrong: Wrong, merged: Merged) -> Problem:
+    """What is wrong with a value, and where it came from."""
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in wrong.path).lstrip(".")
+    source = merged.source_of(".".join(map(str, wrong.path)))
+    text = f"found {shown(path, wrong.found)}; allowed: {wrong.text}" if wrong.is_value else wrong.text
+    return Problem(source, without_secrets(path), text)
 
 
 def _config_error(problems: list[Problem]) -> ConfigError:
@@ -339,7 +294,7 @@ def _sources_of(merged: Merged) -> dict[str, str]:
 
 def _remote_lines(config: Config) -> Iterator[str]:
     for number, remote in enumerate(config.remotes):
-        for field in RemoteConfig.model_fields:
+        for field in (each.name for each in fields(RemoteConfig)):
             bullet = "  - " if field == "url" else "    "
             source = config.source(f"remotes[{number}].{field}")
             yield f"{bullet}{field}: {_scalar(field, getattr(remote, field))}  # {source}"

@@ -14,10 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
-
-from pydantic import BeforeValidator, Field
 
 from neff.protocol import MAX_SOCKET_PATH_BYTES
 
@@ -35,6 +33,8 @@ _SIZE_UNITS = {
 }
 _MAX_SIZE_BYTES = 2**40
 _MAX_ID = 2**32 - 2
+_TRUE = ("true", "yes", "on", "y", "t", "1")
+_FALSE = ("false", "no", "off", "n", "f", "0")
 HUB = "https://huggingface.co"
 _ENDPOINT = "an address like https://huggingface.co, without user, password or query"
 
@@ -98,7 +98,8 @@ def _is_file_name(text: str) -> bool:
         return False
 
 
-def _socket_path(value: Any) -> Path:
+def socket_path(value: Any) -> Path:
+    """A path that a Unix socket can have."""
     path = absolute_path(value)
     length_bytes = len(os.fsencode(path))
     if length_bytes > MAX_SOCKET_PATH_BYTES:
@@ -106,7 +107,8 @@ def _socket_path(value: Any) -> Path:
     return path
 
 
-def _loopback_address(value: Any) -> Address | None:
+def loopback_address(value: Any) -> Address | None:
+    """Host and port on this machine alone, or null."""
     if value is None or isinstance(value, Address):
         return value
     host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
@@ -126,14 +128,16 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _octal_mode(value: Any) -> int:
+def octal_mode(value: Any) -> int:
+    """Permission bits."""
     text = f"{value:o}" if isinstance(value, int) else str(value)
     if not re.fullmatch(r"(0o)?0?[0-7]{3}", text):
         raise ValueError("three octal digits, such as 0666 or 0660")
     return int(text.removeprefix("0o"), 8)
 
 
-def _size_bytes(value: Any) -> int:
+def size_bytes(value: Any) -> int:
+    """Bytes, with or without a unit."""
     match = _SIZE.fullmatch(str(value).strip())
     unit = _SIZE_UNITS.get(match[2].lower(), 0) if match else 0
     size_bytes = int(Decimal(match[1]) * unit) if match else 0
@@ -142,18 +146,16 @@ def _size_bytes(value: Any) -> int:
     return size_bytes
 
 
-def _optional_size_bytes(value: Any) -> int | None:
-    return None if value is None else _size_bytes(value)
-
-
-def _optional_count(value: Any) -> int | None:
-    if value is not None and not re.fullmatch(r"[1-9]\d{0,8}", str(value), re.ASCII):
+def count(value: Any) -> int:
+    """How many of something, where null stands for any number."""
+    if not re.fullmatch(r"[1-9]\d{0,8}", str(value), re.ASCII):
         raise ValueError("a whole number from 1 to 999999999, or null")
-    return None if value is None else int(value)
+    return int(value)
 
 
-def _free_bytes(value: Any) -> int | None:
-    return 0 if str(value).strip() == "0" else _optional_size_bytes(value)
+def free_bytes(value: Any) -> int:
+    """A size, which may be nothing."""
+    return 0 if str(value).strip() == "0" else size_bytes(value)
 
 
 def percentage(value: Any) -> int:
@@ -175,31 +177,36 @@ def _account_id(value: Any, kind: str, look_up: Callable[[str], int]) -> int:
         raise ValueError(f"the id or the name of a {kind} of this machine") from None
 
 
-def _uid(value: Any) -> int:
+def uid(value: Any) -> int:
+    """A user, by id or name."""
     return _account_id(value, "user", lambda name: pwd.getpwnam(name).pw_uid)
 
 
-def _gid(value: Any) -> int:
+def gid(value: Any) -> int:
+    """A group, by id or name."""
     return _account_id(value, "group", lambda name: grp.getgrnam(name).gr_gid)
 
 
-def _group_name(value: Any) -> str | None:
-    if value is not None:
-        try:
-            grp.getgrnam(value)
-        except (KeyError, ValueError, TypeError):
-            raise ValueError("the name of a group of this machine, or null") from None
-        return str(value)
-    return None
+def group_name(value: Any) -> str:
+    """The name of a group."""
+    try:
+        grp.getgrnam(value)
+    except (KeyError, ValueError, TypeError):
+        raise ValueError("the name of a group of this machine, or null") from None
+    return str(value)
 
 
-def _remote_name(value: Any) -> str:
+def remote_name(value: Any) -> str:
+    """What a remote is called; empty where nothing is said."""
+    if value is None or value == "":
+        return ""
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise ValueError(f"letters, digits, '.', '_' and '-', at most {MAX_NAME_CHARS}, a letter or digit first")
     return value
 
 
-def _remote_url(value: Any) -> str:
+def remote_url(value: Any) -> str:
+    """The URL of a remote, as it was written."""
     parse_remote_url(str(value))
     return str(value)
 
@@ -213,24 +220,32 @@ def endpoint(value: Any) -> str:
     return str(value).rstrip("/")
 
 
-def _optional_endpoint(value: Any) -> str | None:
-    return None if value is None else endpoint(value)
+def true_or_false(value: Any) -> bool:
+    """Yes or no, in YAML's words."""
+    text = str(value).lower()
+    if text not in _TRUE + _FALSE:
+        raise ValueError("true or false")
+    return text in _TRUE
 
 
-def _optional_path(value: Any) -> Path | None:
-    return None if value is None else absolute_path(value)
+def log_level(value: Any) -> str:
+    """How much is logged."""
+    return one_of("debug", "info", "warning", "error")(str(value).lower())
 
 
-def _as_list(value: Any) -> Any:
-    """One value stands for a list of one: `NEFFD_CACHE_DIRS=/some/path`."""
-    return [value] if isinstance(value, (str, int, os.PathLike)) else value
+def one_of(*words: str) -> Callable[[Any], str]:
+    """One of several words."""
+
+    def check(value: Any) -> str:
+        if value not in words:
+            *others, last = map(repr, words)
+            raise ValueError(f"{', '.join(others)} or {last}")
+        return str(value)
+
+    return check
 
 
-def _lower(value: Any) -> Any:
-    return value.lower() if isinstance(value, str) else value
-
-
-def seconds(at_most: float) -> BeforeValidator:
+def seconds(at_most: float) -> Callable[[Any], float]:
     """A duration above nothing, at most `at_most` seconds."""
 
     def check(value: Any) -> float:
@@ -242,10 +257,10 @@ def seconds(at_most: float) -> BeforeValidator:
             raise ValueError(f"a number of seconds above 0, at most {at_most:g}")
         return number
 
-    return BeforeValidator(check)
+    return check
 
 
-def whole_number(at_most: int) -> BeforeValidator:
+def whole_number(at_most: int) -> Callable[[Any], int]:
     """A count from 1 to `at_most`."""
 
     def check(value: Any) -> int:
@@ -254,24 +269,4 @@ def whole_number(at_most: int) -> BeforeValidator:
             raise ValueError(f"a whole number from 1 to {at_most}")
         return int(text)
 
-    return BeforeValidator(check)
-
-
-AbsolutePath = Annotated[Path, BeforeValidator(absolute_path)]
-OptionalPath = Annotated[Path | None, BeforeValidator(_optional_path)]
-SocketPath = Annotated[Path, BeforeValidator(_socket_path)]
-LoopbackAddress = Annotated[Address | None, BeforeValidator(_loopback_address)]
-OctalMode = Annotated[int, BeforeValidator(_octal_mode)]
-SizeBytes = Annotated[int, BeforeValidator(_size_bytes)]
-OptionalSizeBytes = Annotated[int | None, BeforeValidator(_optional_size_bytes)]
-OptionalCount = Annotated[int | None, BeforeValidator(_optional_count)]
-FreeBytes = Annotated[int | None, BeforeValidator(_free_bytes)]
-Percentage = Annotated[int, BeforeValidator(percentage)]
-GroupName = Annotated[str | None, BeforeValidator(_group_name)]
-Uids = Annotated[tuple[Annotated[int, BeforeValidator(_uid)], ...] | None, BeforeValidator(_as_list)]
-Gids = Annotated[tuple[Annotated[int, BeforeValidator(_gid)], ...] | None, BeforeValidator(_as_list)]
-Paths = Annotated[tuple[AbsolutePath, ...], BeforeValidator(_as_list), Field(min_length=1)]
-RemoteName = Annotated[str, BeforeValidator(_remote_name)]
-RemoteUrlText = Annotated[str, BeforeValidator(_remote_url)]
-Endpoint = Annotated[str | None, BeforeValidator(_optional_endpoint)]
-LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
+    return check

@@ -60,7 +60,9 @@ def _main(arguments: list[str] | None) -> int:
 def _run(config: Config) -> int:
     from neffd.notify import Notifier
     from neffd.service import Service
+    from neffd.threads import share_heaps
 
+    share_heaps()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold the token
     logging.basicConfig(level=config.log_level.upper(), format=_log_format(os.environ), stream=sys.stderr, force=True)
 

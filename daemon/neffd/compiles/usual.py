@@ -57,6 +57,15 @@ class Usual:
         seen = self._of_namespace.get(name.namespace)
         return median(compile_.compile_s for compile_ in seen) if seen else None
 
+    def known(self, name: ModuleName, stated_s: float | None = None) -> float | None:
+        """Seconds that compiling this very entry took, here or elsewhere; None where nobody has said so.
+
+        Args:
+            stated_s: what the entry itself says.
+        """
+        said = (self._of_entry.get(name), stated_s, self._told.get(name))
+        return next((compile_s for compile_s in said if compile_s is not None), None)
+
     def worth(self, name: ModuleName, neff_bytes: int, stated_s: float | None = None) -> float | None:
         """Seconds of compiling that an entry spares whoever gets it; None where nothing is known.
 
@@ -65,9 +74,9 @@ class Usual:
             would cost more than to wait for it in vain.
             stated_s: what the entry itself says.
         """
-        for known_s in (self._of_entry.get(name), stated_s, self._told.get(name)):
-            if known_s is not None:
-                return known_s
+        known_s = self.known(name, stated_s)
+        if known_s is not None:
+            return known_s
         seen = self._of_namespace.get(name.namespace, ())
         sized = [(compile_.compile_s, compile_.neff_bytes) for compile_ in seen if compile_.neff_bytes]
         if not sized:

@@ -88,6 +88,7 @@ class Fetcher:
         space: Space,
         stall_s: float,
         worth_s: Callable[[ModuleName, int, float | None], float | None],
+        known_s: Callable[[ModuleName, float | None], float | None] = lambda name, stated_s: stated_s,
         elsewhere: Callable[[], Iterable[CacheRoot]] = tuple,
         clock: Callable[[], float] = time.monotonic,
         problems: Problems | None = None,
@@ -102,6 +103,7 @@ class Fetcher:
         self._clock = clock
         self._stall_s = stall_s
         self._worth_s = worth_s
+        self._known_s = known_s
         self._problems = problems or Problems(str(root.path))
         self._line = line
         self._space = space
@@ -276,8 +278,7 @@ class Fetcher:
             raise
         for oddity in oddities:
             self._metrics.suspicious.labels(oddity).inc()
-        made = fetched.entry.provenance
-        compile_s = made.compile_s if made is not None else None
+        compile_s = self._known_s(flight.name, fetched.compile_s)
         copy = _Copy(staged, source.remote.name, fetched.entry.size_bytes, compile_s)
         if placement is Placement.LOCKED:
             self._waiting[flight.name] = copy
@@ -338,7 +339,7 @@ class Fetcher:
         entry = fetched.entry
         facts = (staged / (xla.NEFF + PART_SUFFIX)).stat()
         neff = FileFacts(facts.st_size, facts.st_mtime_ns, facts.st_ino, facts.st_uid, facts.st_gid)
-        compile_s = entry.provenance.compile_s if entry.provenance else None
+        compile_s = self._known_s(entry.name, fetched.compile_s)
         origin = index.from_remote(remote)
         self._index.note_blocking(self._root.path, entry.name, origin, neff, fetched.digests, compile_s)
 

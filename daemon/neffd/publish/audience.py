@@ -19,6 +19,11 @@ class Audience:
     mirrors: frozenset[str]
     existing: bool
 
+    @property
+    def is_nobody(self) -> bool:
+        """Whether no entry is meant for anybody: on a host that only reads."""
+        return not self.remotes and not self.mirrors
+
     def of(self, known: Known | None, neff: FileFacts) -> frozenset[str]:
         """The remotes that an entry is meant for."""
         if known is None or not known.is_same(neff):

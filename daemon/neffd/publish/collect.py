@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
+import functools
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import TypeVar
@@ -28,12 +28,12 @@ from neffd.publish.journal import Journal
 from neffd.publish.lookout import Lookout
 from neffd.publish.settle import Settling
 from neffd.publish.states import States
+from neffd.publish.survey import Seen, Survey
 from neffd.publish.take import NotTaken, Trust, is_short, take
-from neffd.publish.unreadable import Unreadable, check_open
+from neffd.publish.unreadable import Unreadable
 from neffd.publish.watch import Watch
 from neffd.retry import Backoff
 from neffd.serve.status import Problems
-from neffd.store import aftercrash
 from neffd.store.index import LOCAL, Index, Known
 from neffd.store.root import CacheRoot, FileFacts, Inspection
 from neffd.store.sharing import CannotShare
@@ -49,14 +49,13 @@ _SHORT_NEFF_EXTRA_S = 60.0
 # Others have their turn on the event loop in between, and memory is needed for so many looks at once.
 _STRIDE = 500
 
-_Looks = list[tuple[ModuleName, Inspection | OSError]]
-
 
 class Collector:
     """Watches one cache directory and journals what was made there.
 
     Attributes:
-        busy_since: when the present piece of work began, by the clock; None while there is nothing to do.
+        busy_since: when the present piece of work of a worker thread began, by the clock; None while there is nothing
+            to do.
     """
 
     def __init__(
@@ -77,6 +76,7 @@ class Collector:
         on_look: Callable[[ModuleName, Inspection], None] = lambda name, looks: None,
         on_scanned: Callable[[Collection[ModuleName]], None] = lambda names: None,
         compile_s: Callable[[ModuleName, FileFacts], float | None] = lambda name, neff: None,
+        on_new_root: Callable[[], None] = lambda: None,
         problems: Problems | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -97,14 +97,12 @@ class Collector:
         self._problems = problems or Problems(str(root.path))
         self._clock = clock
         self._settling = Settling(settle_s, clock)
-        self._known: dict[ModuleName, Known] = {}
         self._given_up: dict[ModuleName, Inspection] = {}
         self._storage = Backoff(1.0, 60.0, clock)
         self._unreadable = Unreadable(root, self._problems)
         self._hints: set[ModuleName] = set()
         self._wake = Wake()
         self._gone: set[Path] = set()
-        self._is_verified = False
         self._scan_due = "start"
         self._scan_took_s = 0.0
         self._scan_ended_at = clock()
@@ -112,7 +110,8 @@ class Collector:
         self._asked: list[asyncio.Future[None]] = []
         self._loop = asyncio.get_running_loop()
         self._watch = Watch(self._on_change, self._on_lost)
-        self._lookout = Lookout(root, self._watch, self._in_worker, self._problems, clock)
+        self._survey = Survey(root, known, self._watch)
+        self._lookout = Lookout(root, self._watch, self._in_worker, self._problems, clock, on_new_root)
         self._states = States()
         self.counts = self._states.counts
 
@@ -121,7 +120,6 @@ class Collector:
         try:
             while True:
                 asked, self._asked = self._asked, []
-                self.busy_since = self._clock()
                 await self._pass()
                 self.busy_since = None
                 for done in asked:
@@ -141,7 +139,7 @@ class Collector:
             if self._scan_due and self._storage.wait_s == 0:
                 await self.scan(self._scan_due)
             if not self._scan_due:
-                await self._look_at_all()
+                await self._look_at_due()
         except (OSError, sqlite3.Error) as error:
             self._storage_failed(error)
 
@@ -189,15 +187,12 @@ class Collector:
         self._scan_due = ""
         began = self._clock()
         try:
-            names = await self._in_worker(self._list, why == "overflow")
+            names = await self._list(has_lost_events=why == "overflow")
             for namespace in {name.namespace for name in names}:
                 self._on_namespace(namespace)
             self._states.keep_only(names)
             self._on_scanned(names)
-            for start in range(0, len(names), _STRIDE):
-                self.busy_since = self._clock()
-                for name, looks in await self._in_worker(self._inspect_all, names[start : start + _STRIDE]):
-                    await self._look(name, looks)
+            await self._look_at(list(names))
         except BaseException:
             self._scan_due = why
             raise
@@ -208,38 +203,18 @@ class Collector:
         if self._storage.failures and not self._settling.ready_count:
             self._storage_works()
 
-    def _list(self, has_lost_events: bool) -> list[ModuleName]:
-        """Every entry that is there; blocking."""
-        self._known = self._index.all_known(self._root.path)
-        for name in self._unreadable.scan_begins():
+    async def _list(self, *, has_lost_events: bool) -> Collection[ModuleName]:
+        """Every entry that is there."""
+        for name in await self._in_worker(self._unreadable.scan_begins):
             self._given_up.pop(name, None)
-        names: list[ModuleName] = []
-        if has_lost_events:
-            self._watch.drop_all()
-        # Watch before listing: what comes in between is then an event.
-        self._watch.add_folder(self._root.path)
-        for namespace in self._root.namespaces():
-            self._watch.add_folder(self._root.path / namespace)
-            try:
-                check_open(self._root.path / namespace)
-                names += [ModuleName(namespace, key) for key in self._root.module_keys(namespace)]
-            except OSError as error:
-                self._loop.call_soon_threadsafe(self._unreadable.met, error)
-        if not self._index.has_baseline(self._root.path):
-            ready = [(name, neff) for name in names if (neff := self._root.ready_neff(name)) is not None]
-            self._index.baseline_blocking(self._root.path, ready)
-            self._known = self._index.all_known(self._root.path)
-        if not self._is_verified:
-            self._verify(names)
-        return names
-
-    def _verify(self, names: Collection[ModuleName]) -> None:
-        """At the first scan: what a crash of the machine has torn is removed, or at least not taken."""
-        for name, why in aftercrash.verify(self._root, self._index, names).items():
+        listing = await self._in_worker(functools.partial(self._survey.list_all, has_lost_events=has_lost_events))
+        for error in listing.closed:
+            self._unreadable.met(error)
+        for name, why in listing.torn.items():  # removed where that is possible, and at least not taken
             log.warning("%s did not survive a crash of the machine: %s", name, why)
             self._metrics.not_pushed.labels("torn").inc()
-            self._given_up[name] = self._root.inspect(name)
-        self._is_verified = True
+            self._given_up[name] = await self._in_worker(self._root.inspect, name)
+        return listing.names
 
     def _forget_gone(self) -> None:
         """What is gone may come again under the same name, and is then watched afresh."""
@@ -247,32 +222,23 @@ class Collector:
         for path in gone:
             self._watch.drop(path)
 
-    def _wants(self, name: ModuleName, neff: FileFacts, files: frozenset[str]) -> bool:
-        """Whether a ready entry has something that the journal has not seen and some remote should have."""
-        known = self._known.get(name)
-        if not self._audience().of(known, neff):
-            return False
-        if known is None or not known.is_same(neff) or not known.was_taken:
-            return True
-        return known.file_names is None or not files <= known.file_names
-
-    async def _look_at_all(self) -> None:
+    async def _look_at_due(self) -> None:
         hints, self._hints = self._hints, set()
-        names = {*hints, *self._settling.due()}
-        for name, looks in await self._in_worker(self._inspect_all, names):
-            await self._look(name, looks)
-
-    def _inspect_all(self, names: Collection[ModuleName]) -> _Looks:
-        return [(name, self._inspect(name)) for name in names]
-
-    def _inspect(self, name: ModuleName) -> Inspection | OSError:
         try:
-            looks = self._root.inspect(name)
-        except OSError as error:
-            return error
-        return looks if looks.is_readable else PermissionError(errno.EACCES, "no permission", str(name))
+            await self._look_at([*hints.union(self._settling.due())])
+        except BaseException:
+            self._scan_due = "retry"  # finds again what the hints were about
+            raise
 
-    async def _look(self, name: ModuleName, looks: Inspection | OSError) -> None:
+    async def _look_at(self, names: Sequence[ModuleName]) -> None:
+        for start in range(0, len(names), _STRIDE):
+            audience = self._audience()
+            look = functools.partial(self._survey.look_at, asking_index=not audience.is_nobody)
+            for seen in await self._in_worker(look, names[start : start + _STRIDE]):
+                await self._look(seen, audience)
+
+    async def _look(self, seen: Seen, audience: Audience) -> None:
+        name, looks, known = seen
         if isinstance(looks, OSError):
             self._unreadable.met(looks)
             self._settling.saw(name, looks.errno, is_ready=False)
@@ -282,13 +248,13 @@ class Collector:
         if not looks.folder_exists:
             self._given_up.pop(name, None)
             return await self._settled(name)
-        neff = _ready_neff(looks)
+        neff = seen.neff
         if neff is None:
             if self._watch.has_room() and not self._watch.watches(self._root.entry(name)):
                 await self._in_worker(self._watch.add_entry, self._root.entry(name))
             self._settling.saw(name, _fingerprint(looks), is_ready=False)
             return
-        if not self._wants(name, neff, frozenset(looks.files)) or self._given_up.get(name) == looks:
+        if not _is_wanted(audience, known, looks, neff) or self._given_up.get(name) == looks:
             return await self._settled(name)
         extra_s = 0.0
         if keys.ready_mark(name.namespace) == xla.NEFF and await self._in_worker(is_short, self._root, name, neff):
@@ -341,9 +307,7 @@ class Collector:
         """Take the entry unless the index, which knows what was fetched before it could be seen, says otherwise."""
         assert looks.neff is not None
         known = self._index.known(self._root.path, name)
-        if known is not None:
-            self._known[name] = known
-        if not self._wants(name, looks.neff, frozenset(looks.files)):
+        if not _is_wanted(self._audience(), known, looks, looks.neff):
             return None
         audience = self._audience().of(known, looks.neff)
         origin = known.origin if known is not None and known.is_same(looks.neff) else LOCAL
@@ -354,8 +318,6 @@ class Collector:
         except BaseException as error:
             self._journal.failed(taken, error)
             raise
-        neff = (taken.neff.inode, taken.neff.mtime_ns, taken.neff.size_bytes)
-        self._known[name] = Known(origin, neff, frozenset(taken.provenance.files), was_taken=True)
         return item, audience
 
     async def _give_up(self, name: ModuleName, looks: Inspection) -> None:
@@ -400,11 +362,17 @@ class Collector:
         self._wake.set()
 
     async def _in_worker(self, work: Callable[..., _T], *args: object) -> _T:
+        self.busy_since = self._clock()
         return await self._loop.run_in_executor(self._workers, work, *args)
 
 
-def _ready_neff(looks: Inspection | OSError) -> FileFacts | None:
-    return looks.neff if isinstance(looks, Inspection) and looks.state is xla.State.READY else None
+def _is_wanted(audience: Audience, known: Known | None, looks: Inspection, neff: FileFacts) -> bool:
+    """Whether a ready entry has something that the journal has not seen and some remote should have."""
+    if not audience.of(known, neff):
+        return False
+    if known is None or not known.is_same(neff) or not known.was_taken:
+        return True
+    return known.file_names is None or not looks.files.keys() <= known.file_names
 
 
 def _fingerprint(looks: Inspection) -> tuple[object, ...]:

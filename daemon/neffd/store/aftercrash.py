@@ -8,7 +8,7 @@ so that it is fetched or compiled again.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from neff.keys import ModuleName
@@ -21,6 +21,8 @@ from neffd.store.root import CacheRoot, FileFacts, Inspection
 # Longer than a kernel keeps written data in memory (about 35 s, unless it is told otherwise).
 _AROUND_S = 600.0
 _HLO_FILES = ("wrapped_neff.hlo", "model.hlo_module.pb", "model.hlo.pb")
+# So many entries' digests are in memory at once.
+_STRIDE = 500
 _FIRST_FIELD = 0x0A  # an HLO module begins with its name
 
 
@@ -41,13 +43,17 @@ def verify(root: CacheRoot, index: Index, names: Iterable[ModuleName]) -> dict[M
 
 
 def _remove_torn(root: CacheRoot, index: Index, names: Iterable[ModuleName]) -> dict[ModuleName, str]:
-    noted = index.noted_before(root.path)
+    noted_at = index.noted_before(root.path)
     ready = {name: neff for name in names if (neff := root.ready_neff(name)) is not None}
+    suspects = _suspects(ready, noted_at)
     torn = {}
-    for name in _suspects(ready, noted):
-        why = _what_is_torn(root.entry(name), root.inspect(name), noted.get(name))
-        if why is not None:
-            torn[name] = why
+    for start in range(0, len(suspects), _STRIDE):
+        some = suspects[start : start + _STRIDE]
+        noted = index.noted(root.path, [name for name in some if name in noted_at])
+        for name in some:
+            why = _what_is_torn(root.entry(name), root.inspect(name), noted.get(name))
+            if why is not None:
+                torn[name] = why
     remover = Remover(root, index)
     # Who made it may have died before it let go of the lock.
     gone, _ = remover.unmark({name: ready[name] for name in torn}, locked_too=True)
@@ -56,11 +62,11 @@ def _remove_torn(root: CacheRoot, index: Index, names: Iterable[ModuleName]) -> 
     return torn
 
 
-def _suspects(ready: Mapping[ModuleName, FileFacts], noted: Mapping[ModuleName, Noted]) -> Collection[ModuleName]:
+def _suspects(ready: Mapping[ModuleName, FileFacts], noted_at: Mapping[ModuleName, float]) -> list[ModuleName]:
     """Ready entries that were written or noted shortly before the last sign of life."""
     signs = {name: neff.mtime_ns / 1e9 for name, neff in ready.items()}
-    for name in noted.keys() & ready.keys():
-        signs[name] = max(signs[name], noted[name].noted_at)
+    for name in noted_at.keys() & ready.keys():
+        signs[name] = max(signs[name], noted_at[name])
     newest = max(signs.values(), default=0.0)
     return [name for name, at in signs.items() if at >= newest - _AROUND_S]
 

@@ -61,9 +61,10 @@ def _greeted(reports: UsedReports) -> Callable[[], bool]:
     return look
 
 
-def _connected(path: str | Path, clock: _Clock) -> UsedReports:
+def _connected(path: str | Path, clock: _Clock, then: Callable[[], None] = lambda: None) -> UsedReports:
     reports = UsedReports(lambda: str(path), clock)
     reports.found(ROOT, _name(0))
+    then()
     eventually(_greeted(reports), "the greeting")
     clock.clock_s += 1
     return reports
@@ -71,9 +72,15 @@ def _connected(path: str | Path, clock: _Clock) -> UsedReports:
 
 def test_each_module_is_told_once_with_its_age(socket_path: Path) -> None:
     seen: list[Message] = []
-    clock = _Clock()
-    with ScriptedDaemon(socket_path, serving(seen, {}, capabilities=USED)) as daemon:
-        reports = _connected(daemon.path, clock)
+    clock, may_greet = _Clock(), threading.Event()
+
+    def greets_late(peer: Peer) -> None:
+        may_greet.wait(20)
+        serving(seen, {}, capabilities=USED)(peer)
+
+    with ScriptedDaemon(socket_path, greets_late) as daemon:
+        # Who greets while the first module is found is told of it at once.
+        reports = _connected(daemon.path, clock, may_greet.set)
         for number in (1, 2, 1, 2):
             reports.found(ROOT, _name(number))
             clock.clock_s += 0.1

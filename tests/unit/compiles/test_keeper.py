@@ -160,6 +160,7 @@ async def test_a_lock_that_was_only_seen_stays_without_proof(
     host: Host, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
     monkeypatch.setattr(lockfile, "is_on_local_disk", lambda path: why != "shared")
+    monkeypatch.setattr(keeper, "_SWEEP_S", 0.1)
     lock = host.make_lock()
     if why == "another-file":
         lock = lock._replace(ctime_ns=lock.ctime_ns - 1)

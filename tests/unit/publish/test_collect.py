@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,11 +18,12 @@ import pytest
 from watchdog.observers.inotify import InotifyObserver
 from watchdog.utils import BaseThread
 
+from neff.keys import ModuleName
 from neffd.layouts import xla
 from neffd.publish.journal import Journal
 from neffd.publish.watch import MAX_ENTRY_WATCHES
 from neffd.store.database import Database
-from neffd.store.index import Index
+from neffd.store.index import Index, Known
 from neffd.store.root import CacheRoot
 from tests.harness import entries
 from tests.unit.publish.conftest import Collecting, collecting, taken_names
@@ -153,7 +155,10 @@ async def test_a_question_that_is_withdrawn_during_a_scan_does_no_harm(
         await asyncio.sleep(0)
         asked.cancel()
         await asyncio.wait({asked})
+        assert asked.cancelled()
+        scans = host.scans("asked")
         await host.collector.scan_now()
+        assert host.scans("asked") > scans
 
 
 async def test_a_settle_time_longer_than_the_time_between_scans(
@@ -163,6 +168,7 @@ async def test_a_settle_time_longer_than_the_time_between_scans(
         entries.write(root.path, entries.module(1), entries.files(entries.module(1)))
         while not host.taken:
             await host.collector.scan_now()
+        assert host.scans("asked") > 1
 
 
 async def test_waiting_entries_stay_in_sight_during_a_scan(
@@ -226,6 +232,26 @@ async def test_entries_that_existed_are_not_taken_for_new_while_the_index_cannot
         known = await asyncio.to_thread(index.known, root.path, entries.module(1))
         assert known is not None
         assert known.origin == "existing"
+
+
+async def test_a_look_that_fails_is_made_up_for_by_a_scan(
+    root: CacheRoot, index: Index, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root.path / entries.NAMESPACE).mkdir()
+    async with collecting(root, index, journal) as host:
+        real = Index.known_of
+        failures = iter([sqlite3.OperationalError("disk I/O error")])
+
+        def fail_once(self: Index, path: Path, names: Collection[ModuleName]) -> dict[ModuleName, Known]:
+            for failure in failures if names else ():
+                raise failure
+            return real(self, path, names)
+
+        monkeypatch.setattr(Index, "known_of", fail_once)
+        entries.write(root.path, entries.module(1), entries.files(entries.module(1)))
+        await host.until(lambda: host.scans("retry") == 1, "what the event told of is looked for")
+        await host.until(lambda: host.taken == 1, "taken after all")
+        await host.until(lambda: "disk" in host.healed, "and that is said")
 
 
 async def test_no_inotify_instance_left(
