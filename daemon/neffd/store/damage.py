@@ -12,6 +12,8 @@ from pathlib import Path
 # What the surroundings are to blame for.
 _CIRCUMSTANCES = ("locked", "full", "readonly", "unable to open", "disk I/O error", "out of memory", "interrupted")
 _WORDS = ("malformed", "not a database", "disk image", "file is encrypted", "Could not decode")
+# The second one where SQLite quotes the broken file in its message, and that is no text.
+ERRORS = (sqlite3.DatabaseError, UnicodeDecodeError)
 # The number of SQLite's own steps between two looks at the clock.
 _STEPS = 5_000
 
@@ -23,7 +25,7 @@ class Damaged(sqlite3.DatabaseError):
 def is_damage(error: BaseException) -> bool:
     """Whether SQLite says that the file itself is broken, rather than busy, full or not to be written."""
     says_so = isinstance(error, sqlite3.DatabaseError) and any(word in str(error) for word in _WORDS)
-    return says_so or isinstance(error, Damaged)
+    return says_so or isinstance(error, (Damaged, UnicodeDecodeError))
 
 
 def may_be_written(error: BaseException) -> bool:
@@ -34,7 +36,7 @@ def may_be_written(error: BaseException) -> bool:
 def is_damage_at_opening(error: BaseException, path: Path) -> bool:
     """The same of a file that was just opened: then everything counts that the surroundings are not to blame for."""
     if not isinstance(error, sqlite3.DatabaseError):
-        return False
+        return isinstance(error, UnicodeDecodeError)
     can_write = os.access(path, os.W_OK) and not os.statvfs(path).f_flag & os.ST_RDONLY
     blamed = [word for word in _CIRCUMSTANCES if word in str(error) and not (word == "readonly" and can_write)]
     return not blamed
@@ -109,6 +111,6 @@ def _copy(source: sqlite3.Connection, into: sqlite3.Connection, table: str) -> b
         for row in rows:
             with contextlib.suppress(sqlite3.IntegrityError):  # garbage where something has to be
                 into.execute(statement, row)
-    except (sqlite3.DatabaseError, UnicodeDecodeError):
+    except ERRORS:
         return False
     return True

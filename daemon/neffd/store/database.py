@@ -214,7 +214,7 @@ class Database:
             with contextlib.closing(sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True)) as connection:
                 damage.check(connection, None)
             self._is_checked = True
-        except sqlite3.DatabaseError as error:
+        except damage.ERRORS as error:
             self._note_damage(error)
 
     def _note_damage(self, error: BaseException) -> None:
@@ -244,7 +244,7 @@ class Database:
         try:
             self._prepare(connection, None)
             whole = frozenset[str]()
-            with contextlib.suppress(sqlite3.DatabaseError):
+            with contextlib.suppress(*damage.ERRORS):
                 whole = damage.salvage(self.damaged, connection)
             if connection.in_transaction:
                 connection.execute("ROLLBACK")

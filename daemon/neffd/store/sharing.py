@@ -124,7 +124,7 @@ class _Writers:
         if self.everybody:
             return True
         users_kept = all(
-            uid == 0 or uid in self.users or not self.groups.isdisjoint(_groups_of(uid)) for uid in others.users
+            uid == 0 or uid in self.users or not self.groups.isdisjoint(groups_of(uid)) for uid in others.users
         )
         return users_kept and others.groups <= self.groups and not others.everybody
 
@@ -209,7 +209,8 @@ def _acl(path: Path, kind: str) -> bytes | None:
         return None
 
 
-def _groups_of(uid: int) -> frozenset[int]:
+def groups_of(uid: int) -> frozenset[int]:
+    """The groups of a user: by its account, and those that processes of it were seen in. Blocking."""
     seen = _seen.get(uid, frozenset())
     try:
         user = pwd.getpwuid(uid)
