@@ -28,6 +28,8 @@ from neffd.tasks import Tasks
 _PARALLEL_FILES = 96
 # However many are prefetched, a trainer's do not wait for theirs.
 _FILES_KEPT_FREE = 24
+# So many entries at once leave the processors time.
+_FEW = 4
 # Files asked for before anybody knows what they are; less than half, so that these never keep all others out.
 _PARALLEL_BETS = 32
 _BETS_KEPT_FREE = 8
@@ -83,6 +85,11 @@ class Arrivals:
         self.bets = Slots(_PARALLEL_BETS, _BETS_KEPT_FREE)
         self.open: set[ModuleName] = set()
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether few entries are under way."""
+        return len(self.open) <= _FEW
+
     async def fetch(self, name: ModuleName, revision: str, directory: Path, watcher: Watcher) -> Fetched | None:
         """See `neffd.remotes.base.Remote.fetch`; all files are of `revision`."""
         is_first = name not in self.open
@@ -129,11 +136,13 @@ class _Arrival:
         wanted = [file for file in entry.files if file.name not in at_hand]
         obtained = {file.name: self._start(self._obtain(file, bets.get(file.name))) for file in wanted}
         self._its_turn.set()
-        if obtained:
-            await asyncio.wait(obtained.values(), return_when=asyncio.FIRST_EXCEPTION)
+        written = self._start(self._finish(at_hand if self._all.is_calm else {}))
+        await asyncio.wait({written, *obtained.values()}, return_when=asyncio.FIRST_EXCEPTION)
         # Whichever failed says why; if none did, all are done.
         brought = {name: task.result() for name, task in obtained.items() if task.done()}
-        digests = await self._finish(at_hand | brought)
+        digests = await written
+        finishes = {name: finish for name, finish in {**at_hand, **brought}.items() if name not in digests}
+        digests |= await self._finish(finishes)
         for lead in self._leads.values():
             await self._share(lead)
         return Fetched(entry, digests, self._statement.compile_s(digests))
@@ -193,13 +202,18 @@ class _Arrival:
             )
 
     async def _finish_for_others(self, file: RemoteFile, incoming: IncomingFile, pieces: list[bytes]) -> Finish:
-        """At once where others wait for it, or will; else together with the whole entry, since a hop is not free."""
+        """At once where others wait for it, or will; else together with the whole entry, since a hop is not free.
+
+        Nor is a sync: where there is little to do, it is over before the NEFF has come.
+        """
         lead = self._leads.get(file.name)
         is_small = file.size_bytes <= SMALL_BYTES
-        if lead is None or not (is_small or lead.is_awaited):
+        is_shared = lead is not None and (is_small or lead.is_awaited)
+        if not is_shared and (file.name == xla.NEFF or not self._all.is_calm):
             return partial(incoming.finish, *pieces)
         digest = await self._all.in_thread(incoming.finish, *pieces)
-        await self._share(lead, b"".join(pieces) if is_small else None)
+        if lead is not None and is_shared:
+            await self._share(lead, b"".join(pieces) if is_small else None)
         return lambda: digest
 
     async def _share(self, lead: Lead, content: Content | None = None) -> None:
@@ -219,6 +233,8 @@ class _Arrival:
         (self._leads.get(file) or self._watcher).moved(count)
 
     async def _finish(self, finishes: dict[str, Finish]) -> dict[str, FileDigest]:
+        if not finishes:
+            return {}
         digests: dict[str, FileDigest] = await self._all.in_thread(
             _finish_all, {file: (finish, self._incoming[file]) for file, finish in finishes.items()}
         )
