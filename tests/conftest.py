@@ -20,10 +20,11 @@ import pytest
 
 # Properties get fewer examples than by default, and as long as they need; HYPOTHESIS_PROFILE=thorough looks longer.
 with contextlib.suppress(ImportError):  # the environment of `make interop` has none
-    from hypothesis import settings
+    from hypothesis import HealthCheck, settings
 
-    settings.register_profile("quick", max_examples=40, deadline=None)
-    settings.register_profile("thorough", max_examples=400, deadline=None)
+    _slow = [HealthCheck.too_slow]  # to draw them: on a busy machine that proves nothing either
+    settings.register_profile("quick", max_examples=40, deadline=None, suppress_health_check=_slow)
+    settings.register_profile("thorough", max_examples=400, deadline=None, suppress_health_check=_slow)
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 # How long a thread that was told to stop may take to end, all threads of one test together.

@@ -8,6 +8,7 @@ reason is said once.
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import TypeVar
@@ -75,7 +76,7 @@ class Asker:
         self._state_lock = threading.Lock()  # around back-off, budget and counts; never held while waiting
         self._of_thread = threading.local()
         self._open: weakref.WeakSet[Connection] = weakref.WeakSet()
-        self._locks: dict[_Question, LockId] = {}
+        self._locks: dict[_Question, Message] = {}  # as they are told
         self._failures: dict[str, int] = {}
         self._is_silent = False  # what failed last was that the daemon did not answer
 
@@ -134,8 +135,10 @@ class Asker:
         """
         if self._settled.get((root, name)) == _LOCKED:
             self._settled.pop((root, name), None)
-        self._tell(root, "holding", _of_lock(name, lock))
-        self._locks[root, name] = lock  # from now on every new connection tells it
+        # A daemon that is starved reads it later, and a new one is told again: the clock is the machine's.
+        told = {**_of_lock(name, lock), "at_ns": time.monotonic_ns()}
+        self._tell(root, "holding", told)
+        self._locks[root, name] = told  # from now on every new connection tells it
 
     def lock_released(self, root: str, name: ModuleName, lock: LockId) -> None:
         """That lock is gone: whoever waits for it should know."""
@@ -362,10 +365,10 @@ class Asker:
                 self._failures[reason] -= count
                 if not self._failures[reason]:
                     del self._failures[reason]
-        for (of_root, name), lock in list(self._locks.items()):
+        for (of_root, _), told in list(self._locks.items()):
             if of_root == root and not connection.is_closed:
                 try:
-                    connection.tell("holding", _of_lock(name, lock))
+                    connection.tell("holding", told)
                 except LostError:
                     return
 

@@ -43,6 +43,7 @@ class Answers:
     ) -> None:
         self.metrics = shared.metrics
         self.tasks = shared.tasks
+        self.limits = shared.limits
         self._config = shared.config
         self._problems = shared.problems
         self._clock = shared.clock
@@ -87,20 +88,23 @@ class Answers:
         """What remotes hold of a compiler version, as far as they answer."""
         return await self._remotes.listed(namespace)
 
-    async def flush(self, timeout_s: float, progress: Callable[[int], None]) -> tuple[int, list[dict[str, str]]]:
-        """Look once more, send what waits, until nothing does or `timeout_s` has passed."""
+    async def flush(
+        self, timeout_s: float, progress: Callable[[int], None], *, hurry: bool = True
+    ) -> tuple[int, list[dict[str, str]]]:
+        """Look once more, send what waits, until nothing does or `timeout_s` has passed; without `hurry` only wait."""
         began = self._clock()
         deadline = began + timeout_s
         # What has just been compiled is let settle first, so that all of it goes as one batch.
         settled_by = began + 2 * self._config.upload.settle_s + 1
-        for managed in self._roots:
+        for managed in self._roots if hurry else ():
             await managed.collector.scan_now()
         shown = -1
         while ((pending := self._pending()) or self._remotes.companions_ready) and self._clock() < deadline:
             if pending != shown:
                 progress(pending)
                 shown = pending
-            if self._clock() > settled_by or not any(managed.collector.settling for managed in self._roots):
+            is_settled = self._clock() > settled_by or not any(managed.collector.settling for managed in self._roots)
+            if hurry and is_settled:
                 self._remotes.flush()
             await asyncio.sleep(_FLUSH_LOOK_S)
         parked = [
@@ -134,6 +138,7 @@ class Answers:
             ],
             "compiling": self._keeper.status(),
             "runs": self._jobs.status(),
+            "limits": self.limits.status(),
             "counters": counters(self.metrics),
         }
 

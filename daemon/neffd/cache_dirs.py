@@ -38,7 +38,7 @@ def manage(
     problems = Problems(str(root.path))
     trust = Trust.of(root.path, config.upload.trusted_uids, config.upload.trusted_gids)
     space = _space(shared, remotes, root, problems, pinned, is_settling=lambda name: collector.is_settling(name))
-    fetcher = _fetcher(shared, remotes, root, problems, space, others)
+    fetcher = _fetcher(shared, remotes, root, problems, space, others, on_placed=lambda name: collector.look_soon(name))
     fetch_calmly = functools.partial(fetcher.resolve, urgent=False)
     root_care = care.look_after(root, config, trust, fetch=fetch_calmly, problems=problems)
 
@@ -66,7 +66,7 @@ def manage(
         problems=problems,
         clock=shared.clock,
     )
-    return ManagedRoot(root, fetcher, collector, space, problems)
+    return ManagedRoot(root, fetcher, collector, space, problems, trust)
 
 
 def _space(
@@ -100,6 +100,7 @@ def _fetcher(
     problems: Problems,
     space: Space,
     others: Callable[[], Collection[CacheRoot]],
+    on_placed: Callable[[ModuleName], None],
 ) -> Fetcher:
     return Fetcher(
         root,
@@ -115,6 +116,7 @@ def _fetcher(
         worth_s=shared.usual.worth,
         known_s=shared.usual.known,
         elsewhere=others,
+        on_placed=on_placed,
         clock=shared.clock,
         problems=problems,
     )

@@ -7,6 +7,7 @@ where each value came from. `config.example.yaml` documents every key.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -40,6 +41,8 @@ from neffd.errors import ConfigError
 
 _T = TypeVar("_T")
 NEURON_ENVIRONMENT = "NEURON_CC_FLAGS or NEURON_COMPILE_CACHE_URL"
+# As PATH is written, or a list without brackets.
+_SEVERAL = re.compile(r"[:,]\s*/")
 
 
 def _or_derived(name: str, before: Mapping[str, Any]) -> str:
@@ -97,6 +100,11 @@ class RemoteConfig(Section):
         return self._parsed.repo_id
 
     @property
+    def place(self) -> tuple[object, ...]:
+        """What two remotes that are the same have in common."""
+        return (self.kind, self._parsed.path, self.repo_id, self.endpoint)
+
+    @property
     def can_write(self) -> bool:
         """Whether the configuration allows to share entries there."""
         return self.mode == "read-write"
@@ -112,7 +120,10 @@ def _apart(cache_dirs: tuple[Path, ...], before: Mapping[str, Any]) -> tuple[Pat
             if _overlap(path, other):
                 both = f"{shown('', other)} and {shown('', path)}"
                 raise Contradiction(f"{both}: none may be the same as, or inside, another")
-        if os.path.exists(path) and not os.path.isdir(path):  # noqa: PTH110, PTH112 - Path's raise where we may not look
+        is_there = os.path.exists(path)  # noqa: PTH110 - Path's raise where we may not look
+        if not is_there and _SEVERAL.search(str(path)):
+            raise Contradiction(f"{shown('', path)} is one directory, and not there: several are written '[/a, /b]'")
+        if is_there and not os.path.isdir(path):  # noqa: PTH112
             raise Contradiction(f"{shown('', path)} is no directory")
     return cache_dirs
 
@@ -128,9 +139,14 @@ def _distinct(remotes: tuple[RemoteConfig, ...], before: Mapping[str, Any]) -> t
     names = [remote.name for remote in remotes]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise Contradiction(f"two would be called {twice[0]!r}: give one a name")
-    directories = [remote.path for remote in remotes if remote.kind == "directory"]
-    if any(_overlap(path, root) for path in directories for root in before.get("cache_dirs", ())):
-        raise ValueError("directories apart from the cache directories")
+    first: dict[object, RemoteConfig] = {}
+    for remote in remotes:
+        same = first.setdefault(remote.place, remote)
+        if same is not remote:
+            raise Contradiction(f"{same.name!r} and {remote.name!r} are the same place, {shown('', remote.url)}")
+        for root in before.get("cache_dirs", ()) if remote.kind == "directory" else ():
+            if _overlap(remote.path, root):
+                raise Contradiction(f"{remote.name!r}, {shown('', remote.path)}, is not apart from {shown('', root)}")
     return remotes
 
 

@@ -10,6 +10,7 @@ import ipaddress
 import os
 import pwd
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -86,16 +87,15 @@ def absolute_path(value: Any) -> Path:
     text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else ""
     if text.startswith("s3://"):
         raise ValueError("an absolute path; a cache in S3 is shared by the Neuron tools themselves, without neffd")
-    if not text.startswith("/") or not _is_file_name(text):
+    if not text.startswith("/") or "\0" in text:
         raise ValueError("an absolute path")
-    return Path("/" + os.path.normpath(text).lstrip("/"))
-
-
-def _is_file_name(text: str) -> bool:
     try:
-        return b"\0" not in os.fsencode(text)
+        os.fsencode(text)
     except UnicodeEncodeError:
-        return False
+        encoding = sys.getfilesystemencoding()
+        mend = "" if encoding == "utf-8" else "; LC_ALL=C.UTF-8 has all"
+        raise ValueError(f"an absolute path in the characters of the locale ({encoding}){mend}") from None
+    return Path("/" + os.path.normpath(text).lstrip("/"))
 
 
 def socket_path(value: Any) -> Path:

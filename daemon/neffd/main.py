@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import gc
 import logging
 import os
@@ -22,13 +21,17 @@ if TYPE_CHECKING:
     from neffd.config import Config
 
 _THREADS_END_S = 1.0
+# As shells have it.
+_INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns the exit code (0 ended as asked, 1 failed, 2 bad configuration or usage)."""
+    """Run the command; returns the exit code (0 ended as asked, 1 failed, 2 bad configuration or usage, 130 Ctrl-C)."""
     gc.disable()  # nothing of what is loaded goes again: looking for garbage costs a fifth of the start
     try:
         return _main(arguments)
+    except KeyboardInterrupt:  # before it listens for signals
+        return _INTERRUPTED
     finally:
         gc.enable()
 
@@ -58,12 +61,16 @@ def _main(arguments: list[str] | None) -> int:
 
 
 def _run(config: Config) -> int:
+    import asyncio  # not above: half of what is loaded before anybody minds a Ctrl-C
+
+    from neffd import limits
     from neffd.notify import Notifier
     from neffd.service import Service
     from neffd.threads import share_heaps
 
     share_heaps()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold the token
+    limits.raise_open_files()
     logging.basicConfig(level=config.log_level.upper(), format=_log_format(os.environ), stream=sys.stderr, force=True)
 
     async def serve() -> int:
@@ -91,6 +98,8 @@ def _loop_runner() -> Callable[[Any], int]:
     try:
         import uvloop
     except ImportError:
+        import asyncio
+
         return asyncio.run
     return uvloop.run
 

@@ -10,6 +10,7 @@ from neffd.fetch.fetcher import Fetcher
 from neffd.fetch.refusals import Refusals
 from neffd.publish.collect import Collector
 from neffd.publish.push import Pusher
+from neffd.publish.take import Trust
 from neffd.remotes.base import Remote
 from neffd.serve.status import Problems
 from neffd.store.root import CacheRoot
@@ -20,16 +21,23 @@ _PARKED_SHOWN = 100
 
 
 class ManagedRoot:
-    """One cache directory with what serves it."""
+    """One cache directory with what serves it, and whose work in it others are given."""
 
     def __init__(
-        self, root: CacheRoot, fetcher: Fetcher, collector: Collector, space: Space, problems: Problems
+        self,
+        root: CacheRoot,
+        fetcher: Fetcher,
+        collector: Collector,
+        space: Space,
+        problems: Problems,
+        trust: Trust,
     ) -> None:
         self.root = root
         self.fetcher = fetcher
         self.collector = collector
         self.space = space
         self.problems = problems
+        self.trust = trust
 
     def status(self) -> dict[str, Any]:
         counts = self.collector.counts

@@ -107,6 +107,7 @@ class Metrics:
         "reason",
     )
     connections = _gauge("neffd_connections", "Clients connected now.")
+    limits_met = _counter("neffd_limits_met", "Times that a user was beyond a limit, by which.", "reason")
     tasks = _gauge("neffd_tasks", "Tasks of the event loop that have not ended.")
     journal_waiting = _gauge("neffd_journal_waiting", "Entries that still have to reach a remote.", "remote")
 

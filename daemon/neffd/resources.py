@@ -10,6 +10,7 @@ from neffd.care.care import Care
 from neffd.compiles.usual import Usual
 from neffd.config import Config
 from neffd.fetch.refusals import Refusals
+from neffd.limits import Limits
 from neffd.metrics import Metrics
 from neffd.publish.journal import Journal
 from neffd.serve.status import Problems
@@ -23,7 +24,8 @@ from neffd.tasks import Tasks
 class Resources:
     """`workers` are threads for what blocks, `line` is where fetches wait for their turn, `clock` is monotonic.
 
-    `problems` are those of the daemon itself, not of one cache directory; `usual` is how long compiles take.
+    `problems` are those of the daemon itself, not of one cache directory; `usual` is how long compiles take;
+    `limits` is what one user may take of all this.
     """
 
     config: Config
@@ -39,3 +41,4 @@ class Resources:
     care: Care
     problems: Problems
     usual: Usual
+    limits: Limits

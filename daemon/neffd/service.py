@@ -22,8 +22,10 @@ from neffd.compiles.building import keeper_of
 from neffd.compiles.keeper import Keeper
 from neffd.compiles.usual import Usual
 from neffd.config import Config
+from neffd.config_defaults import DEFAULT
 from neffd.fetch.flight import Answer
 from neffd.fetch.refusals import Refusals
+from neffd.limits import Limits
 from neffd.managed import ManagedRoot
 from neffd.metrics import Metrics
 from neffd.notify import Notifier
@@ -45,7 +47,7 @@ from neffd.store import sharing, workdirs
 from neffd.store.database import Database
 from neffd.store.index import Index
 from neffd.store.root import CacheRoot
-from neffd.store.staging import clean_staging, own_staging
+from neffd.store.staging import clean_staging, open_later, own_staging
 from neffd.tasks import Tasks
 from neffd.threads import whole_pool
 
@@ -76,7 +78,7 @@ class Service:
         self._metrics = Metrics()
         self._tasks = Tasks(self._on_crash)
         self._workers = whole_pool(_WORKERS, "neffd-worker")
-        self._listener = Listener(config.socket, config.socket_mode, config.socket_group)
+        self._listener = Listener(config.socket, config.socket_mode, config.socket_group, _told_by(config))
         self._http: HttpServer | None = None
         self._staging_locks: list[int] = []
         self._roots: list[ManagedRoot] = []
@@ -131,6 +133,7 @@ class Service:
             refusals=Refusals(database),
             problems=Problems("neffd"),
             usual=Usual(),
+            limits=Limits(self._metrics, self._clock),
             care=Care(
                 database, self._metrics, self._workers, self._tasks, lambda: self._remotes.catalogs(), self._clock
             ),
@@ -162,7 +165,9 @@ class Service:
         self._start_tasks()
         await self._serve_pages(answers)
         served, remotes = [str(root.path) for root in roots], [managed.remote.name for managed in self._remotes]
-        log.info("neffd %s serves %s on %s, remotes %s", __version__, served, self._config.socket, remotes)
+        told_by = _told_by(self._config)
+        where = f"{self._config.socket} ({told_by})" if told_by else self._config.socket
+        log.info("neffd %s serves %s on %s, remotes %s", __version__, served, where, remotes)
 
     def _make_selfcheck(self) -> SelfCheck:
         shared = self._shared
@@ -180,7 +185,8 @@ class Service:
         journal = self._shared.journal
         for lock in await self._in_worker(self._shared.index.clear_claims):
             log.info("removed our own left-over lock %s", lock)
-        self._staging_locks = [await self._in_worker(own_staging, root) for root in roots]
+        locks = [await self._in_worker(own_staging, root) for root in roots]
+        self._staging_locks = [lock for lock in locks if lock is not None]
         recovered = await self._in_worker(receipt.recover, journal, roots)
         if recovered:
             log.warning("the journal was lost; noted again from the staging folders: %d entries", recovered)
@@ -204,7 +210,9 @@ class Service:
             sources=self._remotes.sources,
             owners=self._remotes.owners,
             recent_s=self._config.store.keep_used_s,
-            on_expected=self._shared.usual.told,
+            on_brought=lambda root, name, remote: shared.care.history.note(root, name, "prefetched", source=remote),
+            on_expected=shared.usual.told,
+            limits=shared.limits,
             prefetch=runs.prefetch,
             most_bytes=runs.max_prefetch_bytes,
             clock=self._clock,
@@ -225,7 +233,7 @@ class Service:
             clock=self._clock,
         )
 
-    def _compiled(self, place: Place, pid: int, uid: int, seconds: float) -> None:
+    def _compiled(self, place: Place, pid: int, uid: int, seconds: float | None) -> None:
         self._shared.care.history.compiled(*place, pid, uid, seconds)
         self._jobs.compiled(*place, seconds, pid)
 
@@ -264,6 +272,8 @@ class Service:
             tasks.start(managed.collector.run(), name=f"collect-{managed.root.path}")
             tasks.start(managed.fetcher.run(), name=f"fetcher-{managed.root.path}")
             tasks.start(managed.space.run(), name=f"space-{managed.root.path}")
+            if managed.root.closed is not None:
+                tasks.start(self._open_later(managed), name=f"staging-{managed.root.path}")
         self._remotes.start()
         if any(managed.config.repo_id for managed in self._remotes):  # before the first question has to wait for it
             tasks.start(self._in_worker(importlib.import_module, "aiohttp"), name="load-aiohttp")
@@ -271,6 +281,13 @@ class Service:
         if days is not None:
             tasks.start(workdirs.run(days * _DAY_S, self._workers), name="workdirs")
         tasks.start(self._in_worker(self._shared.database.check_blocking), name="check")
+
+    async def _open_later(self, managed: ManagedRoot) -> None:
+        """Its disk was full or read-only at the start."""
+        pinned = self._shared.journal.folders_blocking
+        lock = await open_later(managed.root, managed.problems, pinned, self._in_worker)
+        self._staging_locks += [] if lock is None else [lock]
+        managed.collector.scan_soon("retry")
 
     async def _shut_down(self) -> None:
         """No more questions, finish what is nearly done, cancel the rest, close what is durable last."""
@@ -318,6 +335,12 @@ class Service:
 
     async def _in_worker(self, work: Callable[..., Any], *args: object) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._workers, work, *args)
+
+
+def _told_by(config: Config) -> str:
+    """Who says where the socket is, for what clients are told by may be meant for them alone; empty for nobody."""
+    source = config.source("socket")
+    return "" if source == DEFAULT else source
 
 
 def _look_for_garbage() -> None:

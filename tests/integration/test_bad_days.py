@@ -278,6 +278,43 @@ def test_a_full_disk_is_a_reported_problem_and_heals(
             assert host.stop() == 0
 
 
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+@pytest.mark.parametrize("was_used", [True, False])
+def test_a_cache_directory_that_is_read_only_at_the_start(
+    make_daemon: MakeDaemon, shared: Path, tmp_path: Path, was_used: bool
+) -> None:
+    """What is there can be used and asked about; the rest goes on when the file system may be written again."""
+    host = make_daemon("a")
+    disk, other = tmp_path / "disk", entries.module(2)
+    disk.mkdir()
+    with _mounted(disk, "size=8m") as mounted:
+        if not mounted:
+            pytest.skip("no mounts here")
+        host.cache = disk / "cache"
+        host.config["cache_dirs"] = [str(host.cache)]
+        if was_used:
+            host.start()
+            assert host.stop() == 0
+        entries.write(host.cache, NAME, entries.files(NAME))
+        entries.write(shared, other, entries.files(other, seed=2))
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with host:
+            assert fetch(host)["state"] == "ready"
+            assert fetch(host, other)["reason"] == "disk"
+            eventually(lambda: _reasons(host) >= {"disk"}, "it says what is wrong")
+            hints = " ".join(problem["hint"] for problem in host.status()["cache_dirs"][0]["problems"])
+            assert "mount it writable" in hints
+            assert "setfacl" not in hints
+            assert host.ask("why", name=str(NAME))[-1]["done"]
+            subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+            eventually(lambda: fetch(host, other)["state"] == "ready", "what others have comes", 30)
+            host.wait_until_pushed(1)
+            eventually(lambda: not _reasons(host), "nothing is wrong any more")
+            assert no_traceback(host)
+            assert host.stop() == 0
+
+
 @pytest.fixture
 def free_address() -> str:
     with socket.socket() as probe:

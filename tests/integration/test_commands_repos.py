@@ -44,6 +44,7 @@ def test_create_makes_and_sets_a_repo(
     assert done.returncode == exitcodes.OK, done.stderr
     repo = "alice/" + (name[-1] if name else "optimum-neuron-cache").rpartition("/")[2]
     created, saved, *_ = done.stdout.splitlines()
+    assert ("allow_public: true" in done.stdout) == public
     visibility = "public" if public else "private"
     assert created == f"Neuron cache created on the Hugging Face Hub: {repo} [{visibility}]."
     assert saved == f"Neuron cache name set locally to {repo} in {alice.saved}."

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import pytest
 
 from neff.keys import ModuleName
+from neffd import limits
 from neffd.layouts import xla
 from tests.harness import entries
 from tests.harness.daemon import PROJECT, Daemon, RawClient
@@ -271,6 +274,49 @@ def test_a_stranger_who_names_a_run(place: Place) -> None:
         theirs.run(lambda: in_a_run(host, [4], then="used"))
         assert launcher.ask("run-ended")[-1]["run"]["names"] == [str(entries.module(4))]
     assert ours.run(lambda: in_a_run(host, [], then="run-ended")) == [str(entries.module(1))]
+
+
+def test_a_stranger_who_wants_everything(place: Place) -> None:
+    """Has a bounded number of connections, beside which others are served; and remotes are not told of its runs."""
+    names = [entries.module(number) for number in (1, 2)]
+    for name in names:
+        entries.write(place.shared, name, entries.files(name))
+    (place.shared / entries.NAMESPACE).chmod(0o1777)
+    host = place.host("host", DAEMON, upload={"quiet_s": 0.2})
+    as_shipped(host)
+    host.start()
+    assert all(host.ask("prefetch", names=[str(name)], wait=True)[-1]["done"] for name in names)
+    enough = place.work / "enough"
+    with ThreadPoolExecutor(1) as beside:
+        kept = beside.submit(OUTSIDER.user.run, lambda: hold_connections(host, limits.MAX_CONNECTIONS, enough))
+        try:
+            (met,) = eventually(lambda: host.status()["limits"], "it is turned away")
+            assert MEMBERS[0].user.run(lambda: in_a_run(host, [1], then="run-ended")) == [str(names[0])]
+        finally:
+            enough.touch()
+        assert (kept.result(), met["uid"], met["reason"]) == (
+            limits.MAX_CONNECTIONS // 2,
+            OUTSIDER.user.uid,
+            limits.CONNECTIONS,
+        )
+    (told,) = eventually(lambda: list(place.shared.glob("**/RUN_*")), "the member's run is told")
+    eventually(lambda: OUTSIDER.user.run(lambda: in_a_run(host, [2], then="run-ended")), "it is served again")
+    assert eventually(lambda: "untrusted-owner" in host.log, "its run is judged")
+    assert [module["key"] for module in json.loads(told.read_text())["modules"]] == [names[0].key]
+    assert host.ask("flush", timeout_s=20)[-1]["pending"] == 0
+    assert list(place.shared.glob("**/RUN_*")) == [told]
+
+
+def hold_connections(host: Daemon, most: int, enough: Path) -> int:
+    """Connect so often, until somebody says that it is enough; how many were served."""
+    clients = []
+    for _ in range(most):
+        with contextlib.suppress(EOFError, OSError):
+            clients.append(RawClient(host.socket))
+    eventually(enough.exists, "somebody says that it is enough")
+    for client in clients:
+        client.close()
+    return len(clients)
 
 
 def test_a_stranger_who_claims_a_lock(place: Place) -> None:

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json("plan", run=asked, plan=plan)
     else:
-        print("\n".join(described(plan)))
+        print("\n".join([*described(plan), *_unknown_here(plan, asked)]))
         print(f"  run key: {asked['key']}")
     return _CODES[str(plan["state"])]
 
@@ -102,6 +102,14 @@ def described(plan: Message) -> Iterator[str]:
     if sources:
         more = f" and {len(sources) - _MANY} more" if len(sources) > _MANY else ""
         yield f"  from: {', '.join(sources[:_MANY])}{more}"
+
+
+def _unknown_here(plan: Message, asked: Message) -> Iterator[str]:
+    """What cannot be seen here and makes another run key of the same job."""
+    known = fields(asked.get("ingredients"))
+    missing = [name for name in ("compiler", "target") if not known.get(name)]
+    if plan["state"] == "unknown" and known and missing:
+        yield f"  not known here: {' and '.join(missing)}; ask where the job runs, or say --{' and --'.join(missing)}"
 
 
 def _plan(connection: Connection, asked: Message) -> Message:

@@ -48,6 +48,7 @@ def describe(status: Message) -> Iterator[str]:
     yield from _section("fetching", _fetching(objects(status.get("fetching"))))
     yield from _section("compiling", _compiling(objects(status.get("compiling"))))
     yield from _section("runs", _runs(fields(status.get("runs"))))
+    yield from _section("beyond a limit", _limits(objects(status.get("limits"))))
     yield from _section("since the start", _counters(status.get("counters")))
 
 
@@ -186,10 +187,19 @@ def _runs(runs: Message) -> Iterator[str]:
         came = [f"{number(run.get(how)) or 0:.0f} {how}" for how in ("local", "fetched", "compiled")]
         saved = number(run.get("saved_s"))
         spared = f", {duration(saved)} saved" if saved else ""
-        yield f"{model}: {_counted(run, 'module')} ({', '.join(came)}){spared}" + (f", {key}" if run.get("key") else "")
+        told = f", not told to remotes: {texts(run, 'withheld')[0]}" if run.get("withheld") else ""
+        key = f", {key}" if run.get("key") else ""
+        yield f"{model}: {_counted(run, 'module')} ({', '.join(came)}){spared}{key}{told}"
     saved = number(runs.get("saved_s"))
     if saved:
         yield f"saved in all: {duration(saved)} of compiling"
+
+
+def _limits(met: list[Message]) -> Iterator[str]:
+    """Users who wanted more than they may have."""
+    for limit in met:
+        uid, reason, times = texts(limit, "uid", "reason", "times")
+        yield f"uid {uid}: {reason}, {times} times, last {duration(limit.get('ago_s'))} ago"
 
 
 def _at_work(pids: object) -> str:

@@ -170,6 +170,10 @@ def _pending(event: Message) -> str:
     return f"extracted, and fetched from {texts(event, 'source')[0]} before anybody asked"
 
 
+def _prefetched(event: Message) -> str:
+    return f"fetched from {texts(event, 'source')[0]} before anybody asked, for a run"
+
+
 def _lock_removed(event: Message) -> str:
     return f"its lock was removed: {texts(event, 'why')[0]}"
 
@@ -186,6 +190,7 @@ _EVENTS = {
     "failure-set-aside": _set_aside,
     "failure-kept": _kept,
     "fetched-while-pending": _pending,
+    "prefetched": _prefetched,
     "lock-removed": _lock_removed,
     "evicted": _evicted,
 }

@@ -94,11 +94,12 @@ class History:
             facts["reason"] = answer.reason
         self._add(together, Event(before.at if before else self._wall(), str(root), name, "asked", facts))
 
-    def compiled(self, root: Path | str, name: ModuleName, pid: int, uid: int, seconds: float) -> None:
-        """Note a compile that a process of `uid` has just finished, `seconds` after it took the lock."""
-        seconds = round(seconds, 3)
-        self._measured[str(root), name] = (self._wall(), seconds)
-        self._measured.move_to_end((str(root), name))
+    def compiled(self, root: Path | str, name: ModuleName, pid: int, uid: int, seconds: float | None) -> None:
+        """Note a compile that a process of `uid` has just finished, where known `seconds` after it took the lock."""
+        self._measured.pop((str(root), name), None)
+        if seconds is not None:
+            seconds = round(seconds, 3)
+            self._measured[str(root), name] = (self._wall(), seconds)
         while len(self._measured) > _MAX_MEASURED:
             self._measured.popitem(last=False)
         self.note(root, name, "compiled", pid=pid, uid=uid, seconds=seconds)

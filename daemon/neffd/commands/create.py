@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
         output.print_json("create", visibility=visibility, **outcome.document())
     else:
         print(f"Neuron cache created on the Hugging Face Hub: {created} [{visibility}].", *outcome.lines(), sep="\n")
+        if args.public:
+            print("Everybody can read it: the daemon shares nothing there before its remote has `allow_public: true`.")
     return exitcodes.OK
 
 

@@ -32,8 +32,9 @@ class Program(NamedTuple):
 class Holder:
     """The process that said it made a lock.
 
-    `since` is on the board's clock; `pid` is 0 where the process cannot be seen. `is_gone` is set with proof only;
-    `connection` is what the process is connected by, None once that has ended (which proves nothing).
+    `since` is on the board's clock, and from the lock's own date unless `is_measured`; `pid` is 0 where the process
+    cannot be seen. `is_gone` is set with proof only; `connection` is what the process is connected by, None once that
+    has ended (which proves nothing).
     """
 
     pid: int
@@ -43,6 +44,7 @@ class Holder:
     connection: int | None = None
     is_gone: bool = False
     program: Program | None = None
+    is_measured: bool = False
 
 
 @dataclass(eq=False)

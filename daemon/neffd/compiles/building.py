@@ -27,7 +27,7 @@ def keeper_of(
     metrics: Metrics,
     workers: Executor,
     *,
-    on_compiled: Callable[[Place, int, int, float], None],
+    on_compiled: Callable[[Place, int, int, float | None], None],
     on_lock_removed: Callable[[Place, str], None],
     usual: Usual,
     clock: Callable[[], float],

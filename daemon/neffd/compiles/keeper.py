@@ -39,6 +39,8 @@ _SWEEP_S = 5.0
 _LOOK_EVERY_S = 0.2
 # A lock held for less was a look at an entry that somebody else had made.
 _SHORTEST_COMPILE_S = 0.5
+# In which the start of a process is told.
+_TICK_S = 0.05
 _SHOWN = 100
 _AT_WORK = 8
 
@@ -64,8 +66,8 @@ class Keeper:
     Args:
         is_own_lock: whether the daemon itself has made a lock file.
         workers: threads for what blocks.
-        on_compiled: told of every compile that ended well: place, pid, uid, seconds.
-        usual: told of every compile that ended well, too.
+        on_compiled: told of every compile that ended well: place, pid, uid, seconds where they were measured.
+        usual: told of every compile that was measured, too.
         clock: monotonic seconds.
     """
 
@@ -78,7 +80,7 @@ class Keeper:
         workers: Executor,
         *,
         is_own_lock: Callable[[Path], bool],
-        on_compiled: Callable[[Place, int, int, float], None] = lambda place, pid, uid, seconds: None,
+        on_compiled: Callable[[Place, int, int, float | None], None] = lambda place, pid, uid, seconds: None,
         usual: Usual | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -123,23 +125,44 @@ class Keeper:
             self._clear(place, f"its maker, process {pid}, has replaced itself by another program")
 
     def took(
-        self, place: Place, lock: LockId, *, pid: int, uid: int, connection: int, program: Program | None = None
+        self,
+        place: Place,
+        lock: LockId,
+        *,
+        pid: int,
+        uid: int,
+        connection: int,
+        program: Program | None = None,
+        at_s: float | None = None,
     ) -> None:
-        """A process says that it made a lock. Believed where the file is that one, and of the process's user."""
+        """A process says that it made a lock, at `at_s` of the machine's monotonic clock.
+
+        Believed where the file is that one, and of the process's user.
+        """
         path = self._path(place)
         lock = LockId(lock.inode & lockfile.MOST, lock.ctime_ns)
         if lockfile.made_by(path, uid) != lock:
             return
         pid = pid if self._watched.add(pid) else 0
-        known = self._board.holder(place)
-        # Told again by a new connection: the wall clock may have jumped since the first time.
-        is_known = known is not None and known.lock == lock
-        since = known.since if known is not None and is_known else self._clock() - lockfile.age_s(lock)
-        self._board.took(place, Holder(pid, uid, lock, since, connection, program=program))
+        since, is_measured = self._since(place, lock, pid, at_s)
+        self._board.took(place, Holder(pid, uid, lock, since, connection, program=program, is_measured=is_measured))
         space = self._pid_space if pid else None
         held = Held(pid, uid, processes.start_time(pid) if pid else None, space, self._boot_id, lock)
         self._ledger.held(place, held)
         self._changed.set()
+
+    def _since(self, place: Place, lock: LockId, pid: int, at_s: float | None) -> tuple[float, bool]:
+        """When a lock was made, on our clock; and whether that was measured, so that a compile's time may be told.
+
+        The lock's own date is the wall clock's, which jumps, or that of a file server, which may be another one.
+        """
+        known, age_s = self._board.holder(place), processes.age_s(pid)
+        if known is not None and known.lock == lock and (known.is_measured or at_s is None):
+            return known.since, known.is_measured
+        # Not before the process was there: with a clock of its own (a time namespace), or just said so.
+        if at_s is not None and age_s is not None and 0 <= self._clock() - at_s <= age_s + _TICK_S:
+            return at_s, True
+        return self._clock() - lockfile.age_s(lock), lockfile.is_new(lock)
 
     def released(self, place: Place, lock: LockId) -> None:
         """The process that made a lock says that it is gone."""
@@ -151,8 +174,9 @@ class Keeper:
             return  # says who?
         held_s, neff = self._board.age_s(holder), self._directories[place.root].root.ready_neff(place.name)
         if held_s >= _SHORTEST_COMPILE_S and neff is not None:
-            self._usual.note(place.name, held_s, neff.size_bytes)
-            self._on_compiled(place, holder.pid, holder.uid, held_s)
+            if holder.is_measured:
+                self._usual.note(place.name, held_s, neff.size_bytes)
+            self._on_compiled(place, holder.pid, holder.uid, held_s if holder.is_measured else None)
         self._gone(place)
 
     def unlocked(self, place: Place) -> None:

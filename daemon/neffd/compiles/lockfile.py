@@ -14,6 +14,8 @@ _LOCAL_TYPES = frozenset(
     {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "bcachefs", "jfs", "overlay", "tmpfs", "ramfs"}
 )
 
+_JUST_NOW_S = 2.0
+
 # What the database can hold.
 MOST = 2**63 - 1
 
@@ -58,6 +60,11 @@ def made_by(lock: Path, uid: int) -> LockId | None:
 def age_s(lock: LockId) -> float:
     """For how long the lock has been there, by the wall clock."""
     return max(0.0, time.time() - lock.ctime_ns / 1e9)
+
+
+def is_new(lock: LockId) -> bool:
+    """Whether the wall clock and that of the lock's file system agree that it was made just now."""
+    return abs(time.time() - lock.ctime_ns / 1e9) < _JUST_NOW_S
 
 
 def remove(lock: Path, expected: LockId) -> Removal:

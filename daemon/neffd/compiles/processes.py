@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import select
+import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -77,6 +78,12 @@ def start_time(pid: int) -> int | None:
         return int(words[_START_TIME_FIELD])
     except (OSError, ValueError, IndexError):
         return None
+
+
+def age_s(pid: int) -> float | None:
+    """For how long a process has been there, whatever the wall clock says; None where that cannot be read."""
+    started = start_time(pid) if pid > 0 else None
+    return None if started is None else time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
 
 
 def client_pid(hello: Message, peer: int) -> int:

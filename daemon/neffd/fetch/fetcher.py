@@ -92,6 +92,7 @@ class Fetcher:
         elsewhere: Callable[[], Iterable[CacheRoot]] = tuple,
         clock: Callable[[], float] = time.monotonic,
         problems: Problems | None = None,
+        on_placed: Callable[[ModuleName], None] = lambda name: None,
     ) -> None:
         self._root = root
         self._sources = sources
@@ -104,6 +105,7 @@ class Fetcher:
         self._stall_s = stall_s
         self._worth_s = worth_s
         self._known_s = known_s
+        self._on_placed = on_placed
         self._problems = problems or Problems(str(root.path))
         self._line = line
         self._space = space
@@ -227,8 +229,10 @@ class Fetcher:
         try:
             return await self._fetch(flight, source)
         except RemoteUnavailable as error:
-            log.info("fetch of %s: remote %s: %s", flight.name, remote, error)
-            if not isinstance(error, BreakerOpen):  # a look that was not taken has not failed
+            is_rest = isinstance(error, BreakerOpen)
+            level = logging.DEBUG if is_rest else logging.INFO
+            log.log(level, "fetch of %s: remote %s: %s", flight.name, remote, error)
+            if not is_rest:  # a look that was not taken has not failed
                 self._metrics.remote_failures.labels(remote, error.reason).inc()
             return Answer(False, "remote-unavailable")
         except EntryRefused as error:
@@ -246,7 +250,8 @@ class Fetcher:
         try:
             return _PRESENT if await source.catalog.holds(*name) else _ABSENT
         except RemoteUnavailable as error:
-            log.info("question about %s: remote %s: %s", name, source.remote.name, error)
+            # Once, when it begins and when it is over, the catalog says so.
+            log.debug("question about %s: remote %s: %s", name, source.remote.name, error)
             return "remote-unavailable"
 
     async def _fetch(self, flight: Flight, source: Source) -> Answer:
@@ -352,6 +357,7 @@ class Fetcher:
     def _count(self, name: ModuleName, placement: Placement, entry: _Copy) -> None:
         log.info("%s from %s: %s, %d bytes", name, entry.source, placement.value, entry.size_bytes)
         if placement is Placement.PLACED:
+            self._on_placed(name)  # its events may come late: it was not watched before it was there
             self._problems.over("disk")
             self._problems.over("cannot-share", subject=name.namespace)
             self._metrics.fetched_entries.labels(entry.source).inc()

@@ -176,6 +176,11 @@ class Collector:
         self.scan_soon("asked")
         await done
 
+    def look_soon(self, name: ModuleName) -> None:
+        """Ask for a look at one entry."""
+        self._hints.add(name)
+        self._wake.set()
+
     def scan_soon(self, why: str) -> None:
         """Ask for a scan."""
         self._scan_due = why

@@ -63,7 +63,6 @@ class Lookout:
         self._clock = clock
         self._on_new_root = on_new_root
         self._canary = Canary(clock)
-        self._signs = root.staging / _SIGNS
         self._look_at = self._restart_at = clock()
         self._first_device: int | None = None
         self._identity: tuple[int, int] | None = None
@@ -74,6 +73,10 @@ class Lookout:
         self._has_changed = False
         self._is_watching = False
         self._told: _Findings = {}
+
+    @property
+    def _signs(self) -> Path:
+        return self._root.staging / _SIGNS
 
     @property
     def due_in_s(self) -> float:

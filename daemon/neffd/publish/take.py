@@ -32,7 +32,10 @@ class NotTaken(Exception):
 
 @dataclass(frozen=True)
 class Trust:
-    """Whose files are pushed with the daemon's token: anybody else's could put code on every accelerator."""
+    """Whose files are pushed with the daemon's token, and of whose runs others are told.
+
+    Anybody else's could put code on every accelerator.
+    """
 
     uids: frozenset[int]
     gids: frozenset[int]
@@ -47,6 +50,10 @@ class Trust:
 
     def covers(self, file: FileFacts) -> bool:
         return file.uid in self.uids or file.gid in self.gids
+
+    def covers_user(self, uid: int) -> bool:
+        """The same for what belongs to no group: by the groups of the user. Blocking."""
+        return uid in self.uids or not self.gids.isdisjoint(sharing.groups_of(uid))
 
 
 def take(
@@ -145,4 +152,5 @@ def _compile_s(looks: Inspection) -> float | None:
     inputs = [facts.mtime_ns for file, facts in looks.files.items() if file in xla.INPUTS]
     if looks.neff is None or not inputs:
         return None
-    return max(0.0, round((looks.neff.mtime_ns - min(inputs)) / 1e9, 3))
+    seconds = round((looks.neff.mtime_ns - min(inputs)) / 1e9, 3)
+    return seconds if seconds >= 0 else None  # the wall clock has jumped

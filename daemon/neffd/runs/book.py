@@ -22,8 +22,21 @@ KEPT_RUNS = 1_000
 # Nothing was heard for this long: whoever greets with the same name is another run.
 _RESUMED_WITHIN_S = 6 * 3600.0
 _COLUMNS = "id, instance, run_key, ingredients, is_private, began_at"
-# One that goes on is never dropped.
-_DROP_OLD = "DELETE FROM runs WHERE id <= (SELECT max(id) FROM runs) - ? AND (ended_at IS NOT NULL OR heard_at < ?)"
+# Of many modules, so that one user's cannot fill the disk; and which run goes first: always the oldest of the user who
+# has the most, so that nobody drops what is others'. One that goes on is never dropped.
+KEPT_MODULES = 1_000_000
+_USER = "substr(instance, 1, instr(instance, ':'))"
+_FAIRLY = (
+    f"SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY {_USER} ORDER BY id DESC) AS place FROM runs)"
+    " ORDER BY place DESC, id LIMIT ?"
+)
+_WITH_KEY = (
+    f"SELECT {_COLUMNS} FROM (SELECT *, row_number() OVER (PARTITION BY {_USER} ORDER BY id DESC) AS place"
+    " FROM runs WHERE run_key = ?) ORDER BY place, id DESC LIMIT ?"
+)
+_DROP = f"DELETE FROM runs WHERE id IN ({_FAIRLY}) AND (ended_at IS NOT NULL OR heard_at < ?)"
+_COUNT = "SELECT count(*) FROM runs"
+_COUNT_MODULES = "SELECT count(*) FROM run_modules"
 # Nobody will ask any more whose they were.
 _DROP_OWNERS = (
     "DELETE FROM module_owners WHERE (namespace, key) NOT IN (SELECT namespace, key FROM run_modules"
@@ -41,6 +54,7 @@ class Book:
     def __init__(self, database: Database, wall: Callable[[], float]) -> None:
         self._database = database
         self._wall = wall
+        self._modules: int | None = None  # how many may be written down at most; not counted yet
 
     async def open_runs(self, now_s: float) -> list[Run]:
         """Those that had not ended, as of the monotonic time `now_s`. Raises sqlite3.Error."""
@@ -59,7 +73,7 @@ class Book:
 
         def write(connection: sqlite3.Connection) -> list[int]:
             rows = [_write(connection, change, now) for change in changes]
-            connection.execute(_DROP_OLD, (KEPT_RUNS, now - _RESUMED_WITHIN_S))
+            self._drop_old(connection, sum(len(change.used) for change in changes), now - _RESUMED_WITHIN_S)
             return rows
 
         try:
@@ -71,12 +85,27 @@ class Book:
         for run, row in zip(runs, rows, strict=True):
             run.row = row
 
+    def _drop_old(self, connection: sqlite3.Connection, more_modules: int, silent_since: float) -> None:
+        """Keep the bounds; the modules are counted again only when there may be too many."""
+        surplus = connection.execute(_COUNT).fetchone()[0] - KEPT_RUNS
+        if surplus > 0:
+            connection.execute(_DROP, (surplus, silent_since))
+        if self._modules is None or self._modules + more_modules > KEPT_MODULES:
+            self._modules = connection.execute(_COUNT_MODULES).fetchone()[0]
+            if self._modules > KEPT_MODULES:
+                connection.execute(_DROP, (connection.execute(_COUNT).fetchone()[0] // 4 + 1, silent_since))
+                self._modules = connection.execute(_COUNT_MODULES).fetchone()[0]
+        else:
+            self._modules += more_modules
+
     async def with_key(self, run_key: str, most: int = 8) -> list[Manifest]:
-        """What the latest runs of a key used, one manifest a run and compiler version. Raises sqlite3.Error."""
+        """What the latest runs of a key used, one manifest a run and compiler version. Raises sqlite3.Error.
+
+        The latest of each user first: however many one has, the others' are not forgotten over them.
+        """
 
         def read(connection: sqlite3.Connection) -> list[Manifest]:
-            query = f"SELECT {_COLUMNS} FROM runs WHERE run_key = ? ORDER BY id DESC LIMIT ?"
-            rows = connection.execute(query, (run_key, most)).fetchall()
+            rows = connection.execute(_WITH_KEY, (run_key, most)).fetchall()
             return [found for row in rows for found in manifests_of(_run(connection, row, 0.0))]
 
         return await self._database.run(read)

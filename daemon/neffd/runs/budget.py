@@ -11,6 +11,7 @@ _STEP = 4
 _LEAST_PART = 1 / 256
 # A source that has to prove itself first begins with this part.
 _TRIAL_PART = 1 / 64
+_MOST_SOURCES = 1_000
 # What an entry is taken to hold until one has come.
 _LIKELY_BYTES = 32 * 2**20
 
@@ -25,6 +26,8 @@ class _Source:
 class Budget:
     """Judges the sources of guesses, such as manifests of the same key, by what was used of them.
 
+    For each user by itself: whoever has much brought and uses nothing of it spoils nobody else's.
+
     Args:
         most_bytes: what a source that is worth it may have fetched for one run.
         on_trial: sources that have to prove themselves.
@@ -33,15 +36,15 @@ class Budget:
     def __init__(self, most_bytes: int, on_trial: Collection[str] = ()) -> None:
         self._most_bytes = most_bytes
         self._on_trial = on_trial
-        self._sources: dict[str, _Source] = {}
+        self._sources: dict[tuple[str, int], _Source] = {}
 
-    def allowance_bytes(self, source: str) -> int:
-        """How much may be fetched for one run because of `source`."""
-        return int(self._of(source).allowance_bytes)
+    def allowance_bytes(self, source: str, uid: int = 0) -> int:
+        """How much may be fetched for one run of a user because of `source`."""
+        return int(self._of(source, uid).allowance_bytes)
 
-    def judged(self, source: str, used_bytes: int, wasted_bytes: int) -> None:
-        """A run has ended: of what it had fetched in advance this was used, and that was not."""
-        known = self._of(source)
+    def judged(self, source: str, used_bytes: int, wasted_bytes: int, uid: int = 0) -> None:
+        """A user's run has ended: of what it had fetched in advance this was used, and that was not."""
+        known = self._of(source, uid)
         known.used_bytes += used_bytes
         known.wasted_bytes += wasted_bytes
         if used_bytes + wasted_bytes == 0:
@@ -51,19 +54,23 @@ class Budget:
         known.allowance_bytes = min(max(wanted, self._most_bytes * _LEAST_PART), self._most_bytes)
 
     def status(self) -> dict[str, dict[str, int]]:
-        """Each source with what is thought of it."""
-        return {
-            name: {
-                "allowance_bytes": int(source.allowance_bytes),
-                "used_bytes": source.used_bytes,
-                "wasted_bytes": source.wasted_bytes,
-            }
-            for name, source in self._sources.items()
-        }
+        """Each source with what is thought of it: the most that one user's run may have, and the sums of all."""
+        found: dict[str, dict[str, int]] = {}
+        for (name, _), source in self._sources.items():
+            facts = found.setdefault(name, {"allowance_bytes": 0, "used_bytes": 0, "wasted_bytes": 0})
+            facts["allowance_bytes"] = max(facts["allowance_bytes"], int(source.allowance_bytes))
+            facts["used_bytes"] += source.used_bytes
+            facts["wasted_bytes"] += source.wasted_bytes
+        return found
 
-    def _of(self, source: str) -> _Source:
-        part = _TRIAL_PART if source in self._on_trial else 1.0
-        return self._sources.setdefault(source, _Source(self._most_bytes * part))
+    def _of(self, source: str, uid: int) -> _Source:
+        known = self._sources.get((source, uid))
+        if known is None:
+            part = _TRIAL_PART if source in self._on_trial else 1.0
+            known = self._sources[source, uid] = _Source(self._most_bytes * part)
+            if len(self._sources) > _MOST_SOURCES:
+                del self._sources[next(iter(self._sources))]
+        return known
 
 
 class Spending:

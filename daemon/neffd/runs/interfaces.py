@@ -38,11 +38,20 @@ class Place(Protocol):
     @property
     def space(self) -> HasRoom: ...
 
+    @property
+    def trust(self) -> Trusts: ...
+
 
 class HasRoom(Protocol):
     """How much fits into a cache directory: `neffd.store.space.Space`."""
 
     def room_bytes(self, pinned: Collection[ModuleName]) -> int | None: ...
+
+
+class Trusts(Protocol):
+    """Whose work in a cache directory is for others: `neffd.publish.take.Trust`."""
+
+    def covers_user(self, uid: int) -> bool: ...
 
 
 class Fetches(Protocol):

@@ -16,7 +16,9 @@ from typing import Any
 from neff.keys import ModuleName, is_namespace
 from neff.protocol import Message
 from neffd.fetch.flight import READY_HERE, Answer
+from neffd.limits import RUNS, Limits
 from neffd.metrics import Metrics
+from neffd.runs import places as directories
 from neffd.runs import plans, recorder
 from neffd.runs.book import Book, manifests_of
 from neffd.runs.budget import Budget
@@ -25,13 +27,13 @@ from neffd.runs.identity import PRIVATE, Identity, ancestors, identify, model_id
 from neffd.runs.interfaces import Client, Library, Place
 from neffd.runs.manifests import Manifest, UsedModule, path_of
 from neffd.runs.owners import Owners
+from neffd.runs.pins import Pins
 from neffd.runs.plans import Expected
 from neffd.runs.prefetching import Prefetcher
 from neffd.runs.recorder import Recorder, Run
 from neffd.runs.siblings import Siblings, Source
 from neffd.store.database import Database
 from neffd.store.index import Index
-from neffd.store.root import CacheRoot
 from neffd.tasks import Tasks, Wake
 
 log = logging.getLogger(__name__)
@@ -39,11 +41,11 @@ log = logging.getLogger(__name__)
 _WRITE_EVERY_S = 1.0
 _LOOK_EVERY_S = 30.0
 _SHOWN_RUNS = 20
-# Of so many that have ended the modules are not evicted for a while.
-_LATELY = 50
 # Where nobody says for which compiler, those used last are looked at.
 _NAMESPACES = 3
 _HERE = "this host"
+# Why others are not told of a run.
+UNTRUSTED = "untrusted-owner"
 
 
 class Jobs:
@@ -60,6 +62,8 @@ class Jobs:
         prefetch: whether what a run is going to need is fetched when it begins.
         most_bytes: how much may be fetched for one run because of one kind of guess.
         recent_s: how long after a run's end what it used is not evicted.
+        limits: what one user may take of all this.
+        on_brought: see `neffd.runs.prefetching.Prefetcher`.
         on_expected: told of modules that a run is going to need how many seconds compiling them took elsewhere.
     """
 
@@ -81,6 +85,8 @@ class Jobs:
         most_bytes: int,
         owners: Owners | None = None,
         recent_s: float = 0.0,
+        limits: Limits | None = None,
+        on_brought: Callable[[str, ModuleName, str], None] = lambda root, name, remote: None,
         on_expected: Callable[[Mapping[ModuleName, float]], None] = lambda seconds: None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -97,18 +103,18 @@ class Jobs:
         self._sources = sources
         self._prefetch = prefetch
         self._clock = clock
-        self._recorder = Recorder(clock, wall)
+        self.limits = limits or Limits(metrics, clock)
+        self._recorder = Recorder(clock, wall, self.limits.met)
+        self._pins = Pins(recent_s, clock, self.limits.met)
         self._book = Book(database, wall)
         self._budget = Budget(most_bytes, on_trial={plans.SAME_COMMIT})
         self._siblings = Siblings(clock)
-        self._prefetcher = Prefetcher(tasks, metrics, self._budget, clock)
+        self._prefetcher = Prefetcher(tasks, metrics, self._budget, clock, on_brought)
         self._owners = owners or Owners()
-        self._recent_s = recent_s
         self._on_expected = on_expected
         self._of_session: dict[int, tuple[int, Run]] = {}
         self._ended: list[Run] = []
         self._late: list[Run] = []
-        self._lately: list[Run] = []
         self._saved_before_s = 0.0
         self._writing = asyncio.Lock()
         self._wake = Wake()
@@ -123,10 +129,7 @@ class Jobs:
 
     def pinned(self) -> set[ModuleName]:
         """What runs use that go on, or did until just now, and what was brought for them."""
-        since_s = self._clock() - self._recent_s
-        self._lately = [run for run in self._lately if run.connections or run.heard_s > since_s]
-        recent = [*self._lately, *self._recorder.recent(self._recent_s)]
-        return self._prefetcher.awaited().union(*(run.modules for run in recent))
+        return self._prefetcher.awaited() | self._pins.names(self._recorder.recent(self._pins.recent_s))
 
     def greeted(self, session: Client, hello: Message) -> None:
         """A client has greeted: it belongs to a run, or to none."""
@@ -135,12 +138,16 @@ class Jobs:
         if identity is None:
             return
         identity = dataclasses.replace(identity, uid=self._whose(identity, session.pid))
+        if not self._recorder.may_join(identity):
+            return self.limits.met(RUNS, identity.uid)
         run, is_new = self._recorder.joined(identity, id(session))
         self._of_session[id(session)] = session.pid, run
         self._owners.note(run.changed, run.identity)
         session.on_close(functools.partial(self._left, id(session)), key="run")
-        if is_new and self._prefetch and identity.run_key and identity.wants_prefetch:
+        is_wanted = is_new and self._prefetch and identity.run_key and identity.wants_prefetch
+        if is_wanted and self.limits.may_guess(identity.uid):
             self._tasks.start(self._begin(run, session.root), name=f"begin-{identity.name}")
+        return None
 
     def is_of(self, session: Client, run_key: str) -> bool:
         """Whether a client belongs to a run of this key: then what that needs is brought, or is not to be."""
@@ -162,9 +169,9 @@ class Jobs:
             for name in names:
                 self._note(run, session.root, name, recorder.LOCAL, READY_HERE)
 
-    def compiled(self, root: str, name: ModuleName, seconds: float, pid: int = 0) -> None:
+    def compiled(self, root: str, name: ModuleName, seconds: float | None, pid: int = 0) -> None:
         """The process `pid` of this host has compiled a module, whether it had asked for it or not."""
-        seconds = round(seconds, 3)
+        seconds = None if seconds is None else round(seconds, 3)
         self._recorder.compiled(root, name, seconds)
         runs = {id(run): run for of, run in self._of_session.values() if pid and of == pid}.values()
         if not any(name in run.modules for run in runs):
@@ -326,12 +333,12 @@ class Jobs:
         self._prefetcher.ended(run)
         self._saved_before_s += run.saved_s
         self._ended.append(run)
-        self._lately = [*self._lately[-_LATELY + 1 :], run]
+        self._pins.ended(run)
         self._wake.set()
         await self._offer(run)
 
     async def _offer(self, run: Run) -> None:
-        """Have remotes told which modules the run used, of those that are there to be had."""
+        """Have remotes told which modules the run used, of those that are there; where its user is trusted."""
         run.offered, run.offered_s = len(run.modules), self._clock()
         if not run.identity.run_key or not run.modules:
             return
@@ -341,12 +348,18 @@ class Jobs:
             log.warning("what a run used is not told: %s", error)
 
     async def _offer_each(self, run: Run) -> None:
-        roots = {str(place.root.path): place.root for place in self._places()}
-        for manifest in manifests_of(run):
+        roots = await self._in_worker(directories.trusting, self._places(), run.identity.uid)
+        self._withhold(run, None if roots else UNTRUSTED)
+        for manifest in manifests_of(run) if roots else ():
             whole = await self._in_worker(complete, manifest, run.modules, roots, self._index)
             if whole.modules:
                 is_private = run.identity.owner == PRIVATE
                 await self._library.offer(whole, private=is_private, run=run.identity.name, has_ended=run.has_ended)
+
+    def _withhold(self, run: Run, reason: str | None) -> None:
+        if reason is not None and run.withheld is None:
+            log.info("what run %s of uid %d used is not told: %s", run.identity.run_key, run.identity.uid, reason)
+        run.withheld = reason
 
     async def _known_here(self, run_key: str) -> list[Manifest]:
         if not run_key:
@@ -362,7 +375,7 @@ class Jobs:
         if isinstance(compiler, str) and is_namespace(f"neuronxcc-{compiler}"):
             return [f"neuronxcc-{compiler}"]
         roots = [place.root for place in self._places()]
-        latest: list[str] = await self._in_worker(_latest_namespaces, roots)
+        latest: list[str] = await self._in_worker(directories.latest_namespaces, roots, _NAMESPACES)
         return latest or (await self._namespaces())[:_NAMESPACES]
 
     async def _in_worker(self, work: Callable[..., Any], *args: object) -> Any:
@@ -377,14 +390,6 @@ def _shown(run: Run) -> dict[str, Any]:
         "model": model_id(run.identity.ingredients),
         "began_at": round(run.began_at, 1),
         "processes": len(run.connections),
+        "withheld": run.withheld,
         **run.counts(),
     }
-
-
-def _latest_namespaces(roots: Sequence[CacheRoot]) -> list[str]:
-    changed: dict[str, float] = {}
-    for root in roots:
-        for namespace in root.namespaces():
-            with contextlib.suppress(OSError):
-                changed[namespace] = max(changed.get(namespace, 0.0), (root.path / namespace).stat().st_mtime)
-    return sorted(changed, key=lambda namespace: changed[namespace], reverse=True)[:_NAMESPACES]

@@ -14,10 +14,12 @@ from dataclasses import replace
 from typing import Any
 
 from neff.keys import ModuleName
+from neffd.limits import fairly
 from neffd.metrics import Metrics
 from neffd.remotes.base import NOT_TRIED, EntryFailed, PublishResult
 from neffd.retry import Backoff
 from neffd.runs import manifests
+from neffd.runs.identity import split_name
 from neffd.runs.manifests import Manifest
 from neffd.runs.pending import KEEP_S, Pending, PendingBook
 
@@ -133,7 +135,8 @@ class Outgoing:
             one.is_private, one.has_ended = one.is_private or private, one.has_ended or has_ended
         await self._write(one)
         while len(self._waiting) > _MAX_WAITING:
-            await self._forget(min(self._waiting.values(), key=lambda waiting: waiting.changed_s))
+            oldest_first = sorted(self._waiting.values(), key=lambda waiting: waiting.changed_s)
+            await self._forget(fairly(oldest_first, lambda waiting: split_name(waiting.run)[0])[0])
         self._note_load()
         self.on_change()
 

@@ -11,7 +11,7 @@ from neffd.runs import manifests
 from neffd.runs.manifests import BadManifest, Manifest
 from neffd.store.database import Database
 
-# What has not got through by then is of no use to anybody.
+# What has not got through by then, in one life of the daemon, is of no use to anybody.
 KEEP_S = 7 * 86_400.0
 
 
@@ -47,15 +47,13 @@ class PendingBook:
         self._wall = wall
 
     async def load(self, remote: str, now_s: float) -> list[Pending]:
-        """What waits for `remote`, oldest first; what is too old is forgotten."""
-        since = self._wall() - KEEP_S
+        """What waits for `remote`, offered first first, however long ago that was by a clock that may have jumped."""
         query = (
             "SELECT run, path, document, is_private, has_ended, went_alone FROM manifests_pending"
-            " WHERE remote = ? ORDER BY offered_at"
+            " WHERE remote = ? ORDER BY rowid"
         )
 
         def read(connection: sqlite3.Connection) -> list[tuple[str, str, bytes, int, int, int]]:
-            connection.execute("DELETE FROM manifests_pending WHERE offered_at < ?", (since,))
             return connection.execute(query, (remote,)).fetchall()
 
         waiting = []

@@ -55,15 +55,26 @@ class _Guess:
 class Prefetcher:
     """Brings modules and keeps the accounts.
 
+    Args:
+        on_brought: told of each module that has come before anybody asked: cache directory, module, remote.
+
     Attributes:
         bytes_per_s: how fast modules came last; None before the first.
     """
 
-    def __init__(self, tasks: Tasks, metrics: Metrics, budget: Budget, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        tasks: Tasks,
+        metrics: Metrics,
+        budget: Budget,
+        clock: Callable[[], float],
+        on_brought: Callable[[str, ModuleName, str], None] = lambda root, name, remote: None,
+    ) -> None:
         self._tasks = tasks
         self._metrics = metrics
         self._budget = budget
         self._clock = clock
+        self._on_brought = on_brought
         self._brought: dict[_Place, Brought] = {}
         self._coming: dict[_Place, tuple[_Guess, Flight]] = {}
         self._used_bytes: dict[tuple[Run, str], int] = {}
@@ -84,7 +95,7 @@ class Prefetcher:
         Args:
             room_bytes: more than that the directory may not hold.
         """
-        allowance_bytes = self._budget.allowance_bytes(source)
+        allowance_bytes = self._budget.allowance_bytes(source, run.identity.uid)
         most_bytes = allowance_bytes if room_bytes is None else min(allowance_bytes, room_bytes)
         guess = _Guess(run, root, modules, source, Spending(most_bytes))
         self._guesses.append(guess)
@@ -122,7 +133,8 @@ class Prefetcher:
                 del self._brought[place]
         for source, size_bytes in wasted_bytes.items():
             self._metrics.prefetch_wasted_bytes.labels(source).inc(size_bytes)
-            self._budget.judged(source, self._used_bytes.pop((run, source), 0), size_bytes)
+            used_bytes = self._used_bytes.pop((run, source), 0)
+            self._budget.judged(source, used_bytes, size_bytes, run.identity.uid)
 
     async def _bring_all(self, guess: _Guess, resolve: Resolve) -> None:
         began_s = self._clock()
@@ -172,3 +184,4 @@ class Prefetcher:
         self._coming.pop(place, None)
         self._metrics.prefetched_bytes.labels(brought.source).inc(brought.size_bytes)
         self._brought[place] = brought
+        self._on_brought(*place, brought.remote)

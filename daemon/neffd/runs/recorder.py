@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from neff.keys import ModuleName
+from neffd.limits import MODULES, Share, fairly
 from neffd.runs.identity import Identity
 
 LOCAL, FETCHED, PREFETCHED, COMPILED, ASKED = "local", "fetched", "prefetched", "compiled", "asked"
@@ -19,7 +20,8 @@ OFFER_EVERY_S = 5.0
 _HEARD_EVERY_S = 600.0
 # A manifest is written anew each time: the longer it is, the more seldom.
 _OFFER_MODULE_S = 0.01
-# In one run, in all that go on together, and how many these may be while nobody is connected for them.
+# In one run; in all that go on together, of which one user alone has half; and how many these may be while nobody is
+# connected for them. From one look at them to the next, one user may begin as many again.
 MAX_MODULES = 10_000
 MAX_ALL_MODULES = 200_000
 MAX_RUNS = 1_000
@@ -45,6 +47,7 @@ class Run:
         is_expected: whether anything is known of what it will need; None while that is being found out.
         last_fetched: cache directory, module, and the remote that it came from.
         followed: modules whose company was fetched with them.
+        withheld: why others are not told of it; None where they are, or nobody has asked yet.
         offered: how many modules it had when it was last offered as a manifest, which was at `offered_s`.
         changed: what is not written down yet.
     """
@@ -63,6 +66,7 @@ class Run:
     is_expected: bool | None = None
     last_fetched: tuple[str, ModuleName, str] | None = None
     followed: set[ModuleName] = field(default_factory=set)
+    withheld: str | None = None
 
     @property
     def saved_s(self) -> float:
@@ -88,13 +92,21 @@ class Recorder:
     Args:
         clock: monotonic seconds.
         wall: seconds since the epoch.
+        on_limit: told which limit a user has met.
     """
 
-    def __init__(self, clock: Callable[[], float], wall: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        on_limit: Callable[[str, int], None] = lambda reason, uid: None,
+    ) -> None:
         self._clock = clock
         self._wall = wall
+        self._on_limit = on_limit
         self._runs: dict[str, Run] = {}
-        self._modules = 0
+        self._shares = Share(each=2 * MAX_RUNS)
+        self._modules = Share(MAX_ALL_MODULES)
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -104,8 +116,14 @@ class Recorder:
 
     def resume(self, runs: Iterable[Run]) -> None:
         """Go on with runs of an earlier life."""
-        self._runs |= {run.identity.name: run for run in runs}
-        self._modules = sum(len(run.modules) for run in self._runs.values())
+        for run in runs:
+            self._runs[run.identity.name] = run
+            self._shares.put(run.identity.uid)
+            self._modules.put(run.identity.uid, len(run.modules))
+
+    def may_join(self, identity: Identity) -> bool:
+        """Whether a process may say that it belongs to this run: a user begins no more of them than are looked at."""
+        return identity.name in self._runs or self._shares.has_room(identity.uid)
 
     def joined(self, identity: Identity, connection: int | None = None) -> tuple[Run, bool]:
         """A process of a run is there; its run, and whether that has just begun."""
@@ -114,6 +132,7 @@ class Recorder:
         if run is None:
             now_s = self._clock()
             run = self._runs[identity.name] = Run(identity, self._wall(), now_s, now_s)
+            self._shares.put(identity.uid)
         elif identity != run.identity:
             is_new = _told_more(run, identity)
         if connection is not None:
@@ -146,10 +165,10 @@ class Recorder:
         run.heard_s = self._clock()
         known = run.modules.get(name)
         if known is None:
-            if len(run.modules) >= MAX_MODULES or self._modules >= MAX_ALL_MODULES:
+            if len(run.modules) >= MAX_MODULES or not (run.has_ended or self._modules.take(run.identity.uid)):
+                self._on_limit(MODULES, run.identity.uid)
                 return False
             run.modules[name] = Used(root, how, len(run.modules), size_bytes, compile_s)
-            self._modules += not run.has_ended
         elif known.how == ASKED and how != ASKED:
             known.how, known.root = how, root
             known.size_bytes, known.compile_s = size_bytes or known.size_bytes, compile_s or known.compile_s
@@ -158,7 +177,7 @@ class Recorder:
         run.changed.add(name)
         return True
 
-    def compiled(self, root: str, name: ModuleName, seconds: float) -> None:
+    def compiled(self, root: str, name: ModuleName, seconds: float | None) -> None:
         """A process of this host has compiled a module: it did so for whoever had asked for it."""
         for run in self._runs.values():
             used = run.modules.get(name)
@@ -171,13 +190,16 @@ class Recorder:
         run.has_ended, run.is_written, run.heard_s = True, False, self._clock()
         if self._runs.get(run.identity.name) is run:
             del self._runs[run.identity.name]
-            self._modules -= len(run.modules)
+            self._shares.give_back(run.identity.uid)
+            self._modules.give_back(run.identity.uid, len(run.modules))
 
     def over(self) -> list[Run]:
-        """Runs that have ended without saying so; of more than there may be, the most silent ones too."""
-        since_s, surplus = self._clock() - IDLE_S, len(self._runs) - MAX_RUNS
+        """Runs that have ended without saying so; of too many, the most silent ones of whoever has the most, too."""
+        since_s = self._clock() - IDLE_S
         silent = sorted((run for run in self._runs.values() if not run.connections), key=lambda run: run.heard_s)
-        return [run for number, run in enumerate(silent) if number < surplus or run.heard_s < since_s]
+        over = [run for run in silent if run.heard_s < since_s]
+        surplus = max(0, len(self._runs) - len(over) - MAX_RUNS)
+        return over + fairly(silent[len(over) :], lambda run: run.identity.uid)[:surplus]
 
     def grown(self) -> list[Run]:
         """Runs that go on, have met new modules, and were not told of just now."""

@@ -24,10 +24,12 @@ class Listener:
     Args:
         mode: permission bits of the socket file; connecting needs write permission.
         group: name of the group that owns the socket file, or None to leave it.
+        told_by: where `path` comes from, for errors.
     """
 
-    def __init__(self, path: Path, mode: int, group: str | None) -> None:
+    def __init__(self, path: Path, mode: int, group: str | None, told_by: str = "") -> None:
         self._path = path
+        self._named = f"{path} ({told_by})" if told_by else str(path)
         self._mode = mode
         self._group = group
         self._server: asyncio.AbstractServer | None = None
@@ -38,7 +40,7 @@ class Listener:
         if len(os.fsencode(self._path)) > MAX_SOCKET_PATH_BYTES:
             raise NeffdError(
                 "socket-path",
-                f"socket path {self._path} has more than {MAX_SOCKET_PATH_BYTES} bytes",
+                f"socket path {self._named} has more than {MAX_SOCKET_PATH_BYTES} bytes",
                 "set `socket` to a shorter path",
             )
         try:
@@ -48,7 +50,7 @@ class Listener:
         except OSError as error:
             raise NeffdError(
                 "socket",
-                f"cannot listen on {self._path}: {error.strerror or error}",
+                f"cannot listen on {self._named}: {error.strerror or error}",
                 "make its folder writable, or set `socket`",
             ) from None
         self._server = await asyncio.get_running_loop().create_unix_server(protocol, sock=listening, backlog=_BACKLOG)
@@ -67,7 +69,7 @@ class Listener:
         except FileNotFoundError:
             return
         if not stat.S_ISSOCK(facts.st_mode):
-            raise NeffdError("socket", f"{self._path} is there and is no socket", "move it away, or set `socket`")
+            raise NeffdError("socket", f"{self._named} is there and is no socket", "move it away, or set `socket`")
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(1.0)
             try:
@@ -80,7 +82,7 @@ class Listener:
                     raise
         raise NeffdError(
             "already-running",
-            f"another process listens on {self._path}",
+            f"another process listens on {self._named}",
             "stop it, or give this daemon its own `socket`",
         )
 

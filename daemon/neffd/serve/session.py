@@ -21,6 +21,7 @@ from neffd import __version__
 from neffd.compiles.board import Program
 from neffd.compiles.processes import client_pid, program_of
 from neffd.fetch.flight import Answer, Flight
+from neffd.limits import CONNECTIONS, Limits
 from neffd.metrics import Metrics
 from neffd.serve.client_failures import count_failures
 from neffd.tasks import Tasks
@@ -47,6 +48,7 @@ class Host(Protocol):
 
     metrics: Metrics
     tasks: Tasks
+    limits: Limits
 
     def find_root(self, hello: Message) -> tuple[Resolver | None, str | None, str | None]:
         """For a greeting: the resolver of the managed directory, its path, and where there is none the reason."""
@@ -87,7 +89,7 @@ class Session(asyncio.Protocol):
         self._buffer = bytearray()
         self._requests: set[asyncio.Task[None]] = set()
         self._closers: dict[object, Callable[[], None]] = {}
-        self._greeted = False
+        self._greeted = self._is_admitted = False
         self._together: list[bytes] | None = None
         self.metrics = host.metrics
         self.resolver: Resolver | None = None
@@ -125,9 +127,14 @@ class Session(asyncio.Protocol):
         self._peer, self.uid, _ = _CREDENTIALS.unpack(credentials)
         self.pid = self._peer
         self.metrics.connections.inc()
+        self._is_admitted = self._host.limits.take(self._host.limits.connections, self.uid, CONNECTIONS)
+        if not self._is_admitted:
+            self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.metrics.connections.dec()
+        if self._is_admitted:
+            self._host.limits.give_back(self._host.limits.connections, self.uid)
         for request in self._requests:
             request.cancel()
         closers, self._closers = self._closers, {}

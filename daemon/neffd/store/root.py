@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
@@ -19,6 +20,8 @@ from neffd.store import fsops, sharing
 PART_SUFFIX = ".part"
 # huggingface_hub never uploads what is below this name, so optimum-neuron's `synchronize` leaves our files alone.
 _INSIDE = Path(".cache/huggingface/neffd")
+# What is wrong with a disk, not with rights: it passes, and nobody has to start us again then.
+_DISK = (errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ class CacheRoot:
     Attributes:
         path: the directory as configured, without links.
         staging: neffd's own folder: beside the directory where that is writable, else hidden inside it.
+        closed: why the disk, full or read-only, has not let us have `staging` since the start; None where it has.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,12 +78,22 @@ class CacheRoot:
                 "cache-dir", f"cache directory {path} cannot be created: {error.detail}", error.hint
             ) from None
         except OSError as error:
+            make_it = "create it writable for trainers and for the daemon's group, or name another in cache_dirs"
             raise NeffdError(
                 "cache-dir",
                 f"cache directory {path} cannot be used: {error.strerror}",
-                "create it writable for trainers and for the daemon's group, or name another in cache_dirs",
+                disk_hint(error, path) or make_it,
             ) from None
-        self.staging = self._open_staging(identity)
+        self.closed: OSError | None = None
+        self.staging, self.closed = self._open_staging(identity)
+
+    def look_again(self) -> OSError | None:
+        """See whether `staging` can be made or written by now; returns why not. `closed` is the caller's to change.
+
+        Raises NeffdError where that is a matter of rights, and OSError.
+        """
+        self.staging, closed = self._open_staging(self.path.stat())
+        return closed
 
     def identity(self) -> tuple[int, int] | None:
         """(device, inode) of the directory as it is now, for clients that know it under another path."""
@@ -95,6 +109,8 @@ class CacheRoot:
 
     def new_folder(self, purpose: str) -> Path:
         """A new empty folder of ours below the staging folder, `purpose` being `fetch` or `outbox`."""
+        if self.closed is not None:
+            raise OSError(self.closed.errno, self.closed.strerror, str(self.staging))
         folder = self.staging / purpose / secrets.token_hex(8)
         try:
             folder.mkdir(mode=0o700)
@@ -167,19 +183,25 @@ class CacheRoot:
             draft.rmdir()
             raise
 
-    def _open_staging(self, identity: os.stat_result) -> Path:
+    def _open_staging(self, identity: os.stat_result) -> tuple[Path, OSError | None]:
+        """Where the staging folder is, and why it cannot be written or made, if that is the disk's fault."""
+        closed: OSError | None = None
         places = (self.path.parent / f"{self.path.name}.neffd", self.path / _INSIDE)
         for place in places:
             try:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 fsops.make_folders(place, 0o700)
                 facts = place.lstat()
-            except OSError:
+            except OSError as error:
+                closed = error if error.errno in _DISK else closed
                 continue
             # In a world-writable parent somebody else may have made it to read or swap what we stage.
             ours = facts.st_uid == os.geteuid() and not stat.S_IMODE(facts.st_mode) & 0o077
             if stat.S_ISDIR(facts.st_mode) and ours and facts.st_dev == identity.st_dev:
-                return place
+                is_read_only = os.statvfs(place).f_flag & os.ST_RDONLY
+                return place, OSError(errno.EROFS, os.strerror(errno.EROFS)) if is_read_only else None
+        if closed is not None:
+            return places[1], closed
         raise NeffdError(
             "staging-dir",
             f"no staging folder of our own can be made at {places[0]} or {places[1]}",
@@ -194,6 +216,13 @@ class CacheRoot:
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             return
         yield from names
+
+
+def disk_hint(error: OSError, path: Path) -> str:
+    """What to do about a disk that cannot be written; empty for any other error."""
+    if error.errno == errno.EROFS:
+        return f"mount it writable; where that is the service's view of it: ReadWritePaths={path.parent}"
+    return "free space" if error.errno in _DISK else ""
 
 
 def _facts(facts: os.stat_result) -> FileFacts:

@@ -67,11 +67,15 @@ def test_a_hub_that_is_away_stops_both_and_both_come_back(make_host: MakeHost, h
     with make_host("a") as host:
         eventually(lambda: host.status()["remotes"][0]["can_write"], "a look at the rights")
         hub.stop()
-        assert fetch(host, THEIRS)[str(THEIRS)] == "remote-unavailable"
+        assert set(fetch(host, THEIRS, MINE, entries.module(3)).values()) == {"remote-unavailable"}
         for side in ("read", "write"):
             assert state(host, side) != "closed"
             assert breaker(host, side)["reason"] == "unreachable"
         hub.start()
         for side in ("read", "write"):
             eventually(partial(is_closed, host, side), f"the {side} side to heal", timeout_s=60)
+        assert MINE.key not in host.log, "one line a remote, not one a graph"
+        told = [line for line in host.log.splitlines() if " remote hub" in line]
+        assert ": unreachable" in told[0]
+        assert told[-1].endswith(" answers again")
         assert fetch(host, THEIRS) == {str(THEIRS): "ready"}

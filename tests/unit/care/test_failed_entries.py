@@ -425,7 +425,9 @@ def test_of_a_huge_log_both_ends_are_read(root: CacheRoot) -> None:
     assert len(text) <= 2 * 65_536 + 1
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None, max_examples=30
+)
 @given(sizes=st.lists(st.integers(0, 30), max_size=12))
 def test_what_is_kept_is_bounded_and_the_newest_is_among_it(root: CacheRoot, sizes: list[int]) -> None:
     for old in kept_files(root):

@@ -210,7 +210,9 @@ async def test_a_long_story_fits_into_a_line(host: Host) -> None:
     protocol.encode({"id": 1, "why": story, "done": True})
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None, max_examples=50
+)
 @given(
     text=st.text(min_size=1, max_size=40) | st.from_regex(r"(neuronxcc-[0-9.]+/)?MODULE_?[0-9a-f+%/_]*", fullmatch=True)
 )

@@ -83,6 +83,17 @@ def test_runs_are_shown_with_what_they_were_spared() -> None:
     ]
 
 
+def test_who_is_beyond_a_limit_and_whose_runs_are_not_told() -> None:
+    run = {"instance": "group:1.2", "key": "RUN_1", "modules": 1, "local": 1, "withheld": "untrusted-owner"}
+    met = {"uid": 1002, "reason": "too-many-connections", "times": 34, "ago_s": 61.0}
+    assert list(status.describe({"runs": {"running": [run]}, "limits": [met]}))[1:] == [
+        "\nruns:",
+        "  group:1.2: 1 module (1 local, 0 fetched, 0 compiled), RUN_1, not told to remotes: untrusted-owner",
+        "\nbeyond a limit:",
+        "  uid 1002: too-many-connections, 34 times, last 1 min ago",
+    ]
+
+
 def _remotes(status_document: dict[str, Any]) -> list[str]:
     """What is shown below the cache directories."""
     return "\n".join(status.describe(status_document)).splitlines()[2:]

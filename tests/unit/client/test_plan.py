@@ -90,6 +90,20 @@ def test_answers(
     assert f"run key: {KEY}" in output.out
 
 
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [([], "compiler and target"), (["--compiler", "2.20"], "target"), (["--compiler", "2.20", "--target", "trn2"], "")],
+)
+def test_a_plan_that_is_unknown_says_what_is_not_known_in_this_shell(
+    socket_path: Path, model: str, capsys: pytest.CaptureFixture[str], words: list[str], missing: str
+) -> None:
+    unknown = {**PLAN, "state": "unknown"}
+    assert _neff(socket_path, {"plan": [{"plan": unknown}]}, "plan", "--model", model, *words)[0] == 8
+    output = capsys.readouterr().out
+    assert (f"  not known here: {missing}; ask where the job runs" in output) == bool(missing)
+    assert ("not known here" in output) == bool(missing)
+
+
 def test_the_same_run_as_a_session(socket_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--batch-size", "1,4", "--sequence_length", "128", "--tensor-parallel-size", "8", "--dtype", "bf16"]
     words += ["--size", "expert_parallel_size=2", "--size", "bucket=64,128", "--num-cores", "2", "--flags=--lnc=2 -O1"]

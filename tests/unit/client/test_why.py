@@ -97,6 +97,7 @@ def test_what_remotes_have(remote: dict[str, Any], line: str) -> None:
             {"what": "fetched-while-pending", "source": "team"},
             "extracted, and fetched from team before anybody asked",
         ),
+        ({"what": "prefetched", "source": "team"}, "fetched from team before anybody asked, for a run"),
         (
             {"what": "lock-removed", "why": "its maker, process 7, is gone"},
             "its lock was removed: its maker, process 7, is gone",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import sqlite3
 import subprocess
@@ -49,7 +50,7 @@ class Host:
         self.database = Database(folder / "state")
         self.nudges = 0
         self.own: set[Path] = set()
-        self.compiled: list[tuple[Place, int, int, float]] = []
+        self.compiled: list[tuple[Place, int, int, float | None]] = []
         self.removed: list[tuple[Place, str]] = []
         self.place = Place(str(self.root.path), NAME)
         self.lock = self.root.entry(NAME) / "model.hlo_module.pb.lock"
@@ -299,8 +300,49 @@ async def test_a_compile_is_noted_with_its_time(host: Host) -> None:
     assert host.keeper.look(host.place) == READY
     ((place, pid, uid, seconds),) = host.compiled
     assert (place, pid, uid) == (host.place, os.getpid(), os.getuid())
+    assert seconds is not None
     assert seconds >= 0.5
     assert host.keeper.facts(host.place)["usually_s"] == pytest.approx(seconds, abs=0.1)
+
+
+@pytest.mark.parametrize("skew_s", [-1e9, 1e9])
+@pytest.mark.parametrize("is_restarted", [False, True])
+async def test_a_compile_is_measured_by_no_clock_that_may_jump(
+    host: Host, monkeypatch: pytest.MonkeyPatch, skew_s: float, is_restarted: bool
+) -> None:
+    """The lock's date is a file server's, or the wall clock has jumped; who made it knows how long ago that was."""
+    lock, now = host.make_lock(), time.time
+    monkeypatch.setattr(time, "time", lambda: now() + skew_s)
+    took = functools.partial(host.keeper.took, host.place, lock, pid=os.getpid(), uid=os.getuid())
+    if is_restarted:
+        await host.note(held=held(lock, os.getpid()))
+        await host.keeper._restored()
+    took(connection=1, at_s=time.monotonic() - 0.6)
+    took(connection=2)
+    await compiled(host, lock)
+    ((_, _, _, seconds),) = host.compiled
+    assert seconds is not None
+    assert 0.6 <= seconds < 60
+
+
+@pytest.mark.parametrize("at_s", [None, -1e9, 1e9])
+async def test_where_nothing_measured_a_compile_its_time_is_unknown(
+    host: Host, monkeypatch: pytest.MonkeyPatch, at_s: float | None
+) -> None:
+    """An older client, or one with a clock of its own."""
+    lock, now = host.make_lock(), time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 1e6)
+    host.keeper.took(host.place, lock, pid=os.getpid(), uid=os.getuid(), connection=1, at_s=at_s)
+    await compiled(host, lock)
+    assert [seconds for _, _, _, seconds in host.compiled] == [None]
+    assert host.keeper.facts(host.place)["usually_s"] is None
+
+
+async def compiled(host: Host, lock: LockId) -> None:
+    entries.write(host.root.path, NAME, entries.files(NAME))
+    host.lock.unlink()
+    host.keeper.released(host.place, lock)
+    host.start()
 
 
 async def test_a_database_that_cannot_be_read_is_read_later(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

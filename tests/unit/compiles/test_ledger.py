@@ -75,7 +75,9 @@ _steps = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(steps=_steps)
 async def test_the_tables_hold_what_was_said_last(tmp_path: Path, steps: list[tuple[str, Place]]) -> None:
     database = await asyncio.to_thread(Database, tmp_path)

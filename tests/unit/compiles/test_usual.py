@@ -42,6 +42,14 @@ def test_what_an_entry_is_worth_is_first_what_is_known_of_it() -> None:
     assert usual.worth(TWO, 1_000, 8.0) == 30.0
 
 
+def test_what_is_known_of_an_entry_is_no_guess() -> None:
+    usual = Usual([Compile(TWO, 30.0, 1_000)])
+    assert usual.known(ONE) is None
+    assert usual.known(ONE, 0.0) == 0.0
+    usual.told({ONE: 7.0, TWO: 7.0})
+    assert [usual.known(ONE), usual.known(ONE, 8.0), usual.known(TWO, 8.0)] == [7.0, 8.0, 30.0]
+
+
 def test_what_is_larger_than_usual_takes_longer_and_what_is_smaller_not_less() -> None:
     """A large one given up in vain costs an hour, a small one waited for in vain costs seconds."""
     usual = Usual(Compile(entries.module(number), 10.0 * number, 1_000 * number) for number in range(1, 4))

@@ -149,7 +149,12 @@ def test_accepted_values(tmp_path: Path, text: str, path: str, value: Any) -> No
             "remotes[0].anonymous: found 'true'; allowed: true only without token_file, and with mode: read",
         ),
         ("remotes: [{url: file:///a/r}, {url: file:///b/r}]", "remotes: two would be called 'r': give one a name"),
-        ("remotes: [{url: file:///c/r}]", "remotes: found a list; allowed: directories apart from the cache"),
+        ("remotes: [{url: file:///b}, {url: file:///c/r}]", "remotes: 'r', '/c/r', is not apart from '/c'"),
+        (
+            "remotes: [{url: hf://a/b, name: one}, {url: hf://a/c}, {url: hf://a/b, name: two, mode: read-write}]",
+            "remotes: 'one' and 'two' are the same place, 'hf://a/b'",
+        ),
+        ("remotes: [{url: file:///r, name: x}, {url: 'file:///r/'}]", "remotes: 'x' and 'r' are the same place, "),
         ("7", "found '7'; allowed: a mapping of keys to values"),
         ("? [a]\n: b", "line 1: not YAML: a key must be a word"),
         ("a: [", "not YAML: "),
@@ -179,6 +184,10 @@ def test_refused_values(tmp_path: Path, text: str, complaint: str) -> None:
         (
             {"NEFFD_CACHE_DIRS": "[/c, /c/d]"},
             "NEFFD_CACHE_DIRS: cache_dirs: '/c' and '/c/d': none may be the same as, or inside, another",
+        ),
+        (
+            {"NEFFD_CACHE_DIRS": "/c:/d"},
+            "NEFFD_CACHE_DIRS: cache_dirs: '/c:/d' is one directory, and not there: several are written '[/a, /b]'",
         ),
         ({"NEFFD_CACHE_DIRS": "["}, "NEFFD_CACHE_DIRS: cache_dirs: line 1: not YAML"),
         ({"NEFFD_STATE_DIR": "/c/state"}, "NEFFD_STATE_DIR: state_dir: found '/c/state'; allowed: a directory outside"),
@@ -453,7 +462,9 @@ TEXTS = st.one_of(
 @example(content=b'remotes: [{url: "file:///\\ud800", token_file: "/\\ud800"}]', environ={})
 @example(content=b"remotes: [{url: 'hf://[/'}, {url: hf://a/b, endpoint: 'http://['}]", environ={})
 @example(content=b'"\\ud800": {"\\0": 1}', environ={"NEFFD_\ud800": "\ud800"})
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_any_input_loads_or_raises_a_config_error(tmp_path: Path, content: bytes, environ: dict[str, str]) -> None:
     file = tmp_path / "neffd.yaml"
     file.write_bytes(content)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +17,24 @@ def test_help_names_the_file_of_the_installation(capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "neffd --config /etc/neffd/config.yaml" in capsys.readouterr().out
+
+
+def test_interrupted_before_it_listens_for_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("neffd.config.load", interrupt)
+    assert main([]) == 130
+
+
+def test_a_path_that_the_locale_has_no_characters_for(tmp_path: Path) -> None:
+    file = tmp_path / "neffd.yaml"
+    file.write_text("cache_dirs: /var/tmp/kräftig\nremotes: []\n", encoding="utf-8")
+    environ = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "neffd", "--check-config", "--config", str(file)]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "in the characters of the locale (ascii); LC_ALL=C.UTF-8 has all" in done.stderr
 
 
 @pytest.mark.parametrize(("environ", "has_time"), [({}, True), ({"JOURNAL_STREAM": "8:12345"}, False)])

@@ -29,11 +29,16 @@ async def starve(limit: Path, home: Path) -> None:
         await host.until(lambda: ("no-events", f"sysctl fs.inotify.{limit.name[4:]}") in short(host.problems), "said")
         entries.write(root.path, entries.module(2), entries.files(entries.module(2)))
         await host.until(lambda: host.taken == 2, "scans find it")
+        lookout._BLIND_SCAN_S = 60.0
+        entries.write(root.path, entries.module(4), entries.files(entries.module(4)))
+        host.collector.look_soon(entries.module(4))
+        await host.until(lambda: host.taken == 3, "who made it says so")
+        lookout._BLIND_SCAN_S = 0.1
         limit.write_text("1000")
         await host.until(lambda: "no-events" in host.healed, "there are some again")
         scans = host.scans("periodic")
         entries.write(root.path, entries.module(3), entries.files(entries.module(3)))
-        await host.until(lambda: host.taken == 3, "events find it")
+        await host.until(lambda: host.taken == 4, "events find it")
         assert host.scans("periodic") <= scans + 1, "the pause between scans is the long one again"
     database.close()
 

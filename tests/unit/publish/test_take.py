@@ -160,6 +160,11 @@ def test_trusted_by_default_are_root_the_owner_of_the_directory_and_the_daemons_
     assert Trust.of(root.path, [], []) == Trust(frozenset(), frozenset())
 
 
+def test_whose_user_is_in_a_trusted_group_is_trusted() -> None:
+    trust = Trust(frozenset({1}), frozenset(os.getgroups() or [os.getegid()]))
+    assert [trust.covers_user(uid) for uid in (1, os.geteuid(), 4_000_000)] == [True, True, False]
+
+
 def test_the_text_of_a_failure_is_never_taken(root: CacheRoot) -> None:
     """Up to 2.14 a failed compile leaves its message in model.neff, the ready mark."""
     name = entries.module(1, entries.OLD_NAMESPACE)

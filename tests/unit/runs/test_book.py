@@ -167,6 +167,49 @@ def test_runs_of_long_ago_are_not_resumed_and_too_many_are_dropped(kept: Kept, m
     assert asyncio.run(kept.book.open_runs(kept.clock())) == []
 
 
+def test_a_user_with_many_runs_drops_its_own(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(book, "KEPT_RUNS", 4)
+    for uid, numbers in ((1, "ab"), (2, "cdefg")):
+        for instance in numbers:
+            run, _ = kept.recorder.joined(Identity(instance, KEY, {"version": 1}, uid=uid))
+            kept.use(run, 0)
+            kept.recorder.end(run)
+            asyncio.run(kept.book.write([run]))
+    assert _names(kept) == ["1:a", "1:b", "2:f", "2:g"]
+    run, _ = kept.recorder.joined(Identity("h", KEY, {"version": 1}, uid=3))
+    asyncio.run(kept.book.write([run]))
+    assert _names(kept) == ["1:b", "2:f", "2:g", "3:h"]
+
+
+def test_many_modules_are_dropped_with_the_runs_of_whoever_has_the_most(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(book, "KEPT_MODULES", 8)
+    for uid, numbers in ((1, "a"), (2, "bcd")):
+        for instance in numbers:
+            run, _ = kept.recorder.joined(Identity(instance, KEY, {"version": 1}, uid=uid))
+            for number in range(3):
+                kept.use(run, number)
+            kept.recorder.end(run)
+            asyncio.run(kept.book.write([run]))
+    assert _names(kept) == ["1:a", "2:d"]
+
+
+def test_however_many_runs_of_a_key_one_user_has_the_others_count_too(kept: Kept) -> None:
+    for number, uid in ((1, 1), (2, 1), (3, 2), (3, 2), (3, 2)):
+        run = kept.run(str(len(kept.recorder)), uid=uid)
+        kept.use(run, number)
+        asyncio.run(kept.book.write([run]))
+    found = asyncio.run(kept.book.with_key(KEY, 3))
+    assert [[module.key for module in one.modules] for one in found] == [[NAMES[number].key] for number in (3, 2, 3)]
+
+
+def _names(kept: Kept) -> list[str]:
+    query = "SELECT instance FROM runs ORDER BY instance"
+    names = asyncio.run(kept.database.run(lambda connection: connection.execute(query).fetchall()))
+    return [name for (name,) in names]
+
+
 def test_time_saved_counts_each_run_once(kept: Kept) -> None:
     first, second = kept.run("first"), kept.run("second")
     kept.use(first, 1, how=FETCHED, compile_s=40.0)

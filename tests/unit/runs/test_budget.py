@@ -10,6 +10,19 @@ from neffd.runs.budget import Budget, Spending
 MOST = 1_000_000
 
 
+def test_who_uses_nothing_of_it_spoils_nobody_elses() -> None:
+    budget = Budget(MOST)
+    for _ in range(20):
+        budget.judged("good", 0, 1_000, uid=1)
+    budget.judged("good", 900, 100, uid=2)
+    assert budget.allowance_bytes("good", 1) < MOST / 50
+    assert budget.allowance_bytes("good", 2) == budget.allowance_bytes("good", 3) == MOST
+    assert budget.status() == {"good": {"allowance_bytes": MOST, "used_bytes": 900, "wasted_bytes": 20_100}}
+    for uid in range(5_000):
+        budget.judged("good", 0, 1, uid)
+    assert len(budget._sources) == 1_000
+
+
 def test_a_wasteful_source_loses_its_budget_and_nobody_else_does() -> None:
     budget = Budget(MOST)
     for _ in range(3):

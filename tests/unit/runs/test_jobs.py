@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from neff.keys import ModuleName
+from neffd import limits
 from neffd.fetch.flight import Answer, Flight, Flights
 from neffd.metrics import Metrics
+from neffd.publish.take import Trust
 from neffd.runs import jobs as jobs_module
 from neffd.runs import plans, recorder
 from neffd.runs.identity import PRIVATE
@@ -90,9 +92,10 @@ class Remote:
 class Place:
     """One cache directory."""
 
-    def __init__(self, root: CacheRoot, remote: Remote) -> None:
+    def __init__(self, root: CacheRoot, remote: Remote, trust: Trust) -> None:
         self.root = root
         self.fetcher = self.space = remote
+        self.trust = trust
 
 
 class Host:
@@ -104,6 +107,7 @@ class Host:
         self.root = CacheRoot(folder / "cache")
         self.path = str(self.root.path)
         self.clock, self.remote, self.wall = Clock(), Remote(), Clock(1e9)
+        self.trust = Trust(frozenset({1000, 1001}), frozenset())
         self.workers = ThreadPoolExecutor(2)
 
     def open(self) -> Jobs:
@@ -115,7 +119,7 @@ class Host:
             Metrics(),
             self.tasks,
             self.workers,
-            places=lambda: [Place(self.root, self.remote)],
+            places=lambda: [Place(self.root, self.remote, self.trust)],
             holds=lambda name: False,
             namespaces=self._namespaces,
             refresh=self._refresh,
@@ -217,6 +221,7 @@ async def test_somebody_else_who_names_a_run_has_one_of_its_own(host: Host) -> N
     """It neither ends, nor joins, nor makes private what is another user's."""
     host.make(0, 1)
     ours, theirs = 61_616_161, 61_616_162
+    host.trust = Trust(frozenset({ours, theirs}), frozenset())
     rank, stranger = host.greet(uid=ours), host.greet(uid=theirs, private=True)
     host.jobs.used(rank, NAMES[:1])
     host.jobs.used(stranger, NAMES[1:2])
@@ -228,6 +233,39 @@ async def test_somebody_else_who_names_a_run_has_one_of_its_own(host: Host) -> N
     assert {run: facts[1:] for run, facts in told} == {f"{theirs}:one": (True, True), f"{ours}:one": (False, True)}
     for manifest, _, _ in host.remote.offered:
         assert b"6161616" not in path_of(manifest).encode() + encode(manifest), "other hosts have other users"
+
+
+async def test_others_are_told_of_trusted_users_runs_alone(host: Host) -> None:
+    """Anybody may say that a run of this very key used a module."""
+    host.make(0, 1)
+    stranger, trusted = 1002, 1000
+    for uid in (stranger, trusted):
+        host.jobs.used(host.greet(uid=uid), NAMES[uid == stranger :][:1])
+    host.clock.pass_s(2 * recorder.OFFER_EVERY_S)
+    with _running(host):
+        host.jobs.used(host.greet(uid=stranger), NAMES[:1])
+        await until(lambda: host.remote.offered and host.running()[0]["withheld"], "both were judged")
+    assert host.remote.offered_of == [f"{trusted}:one"]
+    assert {run["uid"]: run["withheld"] for run in host.running()} == {stranger: "untrusted-owner", trusted: None}
+    host.trust = Trust(frozenset({stranger}), frozenset())
+    await host.jobs.run_ended(host.greet(uid=stranger))
+    assert host.remote.offered_of[1:] == [f"{stranger}:one"], "by what holds when it is told"
+
+
+async def test_a_user_who_begins_runs_without_end(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is recorded up to a limit, prepared for up to another, and takes nothing from others."""
+    monkeypatch.setattr(recorder, "MAX_RUNS", 2)
+    monkeypatch.setattr(limits, "GUESSES_IN_A_ROW", 1)
+    await host.again()
+    host.remote.manifests = [Manifest(entries.NAMESPACE, KEY, INGREDIENTS, (UsedModule(NAMES[0].key, 1000),))]
+    clients = [host.greet(str(number), uid=7) for number in range(6)]
+    host.jobs.used(clients[-1], NAMES[:1])
+    await until(lambda: host.remote.asked, "the first is prepared for")
+    assert [(run["uid"], run["modules"]) for run in host.running()] == [(7, 0)] * 4
+    met = {(row["uid"], row["reason"]): row["times"] for row in host.jobs.limits.status()}
+    assert met == {(7, limits.RUNS): 2, (7, limits.GUESSES): 3}
+    host.greet("one", uid=8)
+    await until(lambda: len(host.remote.asked) == 2, "so is another user's")
 
 
 async def test_who_is_started_as_somebody_else_by_a_process_of_the_run_belongs_to_it(host: Host) -> None:

@@ -115,6 +115,20 @@ async def test_what_was_told_is_told_once(outgoing: Outgoing, remote: Remote) ->
     assert (outgoing.due_in_s, outgoing.status()["waiting"]) == (None, 0)
 
 
+@pytest.mark.parametrize("jump_s", [-1e9, 1e9])
+async def test_what_waits_is_kept_over_a_restart_whatever_the_wall_clock_says(
+    make: Callable[..., Outgoing], outgoing: Outgoing, remote: Remote, clock: Clock, jump_s: float
+) -> None:
+    await put(outgoing, 1, run="first")
+    clock.pass_s(jump_s)
+    await put(outgoing, 2, run="second")
+    clock.pass_s(jump_s)
+    again = make()
+    await again.load()
+    remote.has(1, 2)
+    assert named(await again.riding([])) == [[1], [2]]
+
+
 async def test_what_others_told_is_not_told_again(outgoing: Outgoing, remote: Remote) -> None:
     remote.has(1, 2)
     remote.told = frozenset({entries.module(1).key, entries.module(2).key})
@@ -265,8 +279,10 @@ async def test_a_restart_forgets_nothing(make: Callable[..., Outgoing], remote: 
     third = make()
     await third.load()
     assert third.status()["waiting"] == 0
-    await put(make(), 1)
+    await put(make(), 3)
+    await third.load()
     clock.pass_s(8 * 86_400)
+    assert await third.riding([]) == {}
     await third.load()
     assert third.status()["waiting"] == 0, "too old"
 

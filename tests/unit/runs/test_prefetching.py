@@ -34,7 +34,10 @@ class Bringing:
         self.metrics = Metrics()
         self.tasks = Tasks()
         self.budget = Budget(most_bytes)
-        self.prefetcher = Prefetcher(self.tasks, self.metrics, self.budget, self.clock)
+        self.told: list[tuple[str, ModuleName, str]] = []
+        self.prefetcher = Prefetcher(
+            self.tasks, self.metrics, self.budget, self.clock, lambda *came: self.told.append(came)
+        )
         self.recorder = Recorder(self.clock, self.clock)
         self.run: Run = self.recorder.joined(Identity("one", "RUN_" + "a" * 32))[0]
         self.flights = Flights(self.clock)
@@ -73,6 +76,7 @@ async def test_they_come_in_the_recorded_order_and_are_accounted_for() -> None:
     bringing.land(NAMES[5], ready=False)
     await until(lambda: not len(bringing.tasks), "all have landed")
     assert bringing.counted("ed") == 4 * SIZE_BYTES
+    assert sorted(bringing.told) == [(ROOT, name, "hub") for name in (NAMES[0], *NAMES[2:5])]
 
     brought = bringing.prefetcher.used(ROOT, NAMES[0], was_there=True)
     assert brought is not None
@@ -105,6 +109,7 @@ async def test_what_a_rank_was_faster_to_ask_for_is_no_prefetch() -> None:
         bringing.land(name)
     await until(lambda: not len(bringing.tasks), "all have landed")
     assert bringing.counted("ed") == 5 * SIZE_BYTES
+    assert NAMES[0] not in [name for _, name, _ in bringing.told]
 
 
 @pytest.mark.parametrize("stated_bytes", [SIZE_BYTES, 0, None])

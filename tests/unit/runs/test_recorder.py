@@ -120,7 +120,8 @@ def test_runs_and_modules_are_bounded(recorded: Recorded, monkeypatch: pytest.Mo
 
 
 def test_all_runs_together_are_bounded(recorded: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder, "MAX_ALL_MODULES", 3)
+    monkeypatch.setattr(recorder, "MAX_ALL_MODULES", 5)  # of which one user has half
+    recorded = Recorded()
     first, second = recorded.joined("first"), recorded.joined("second")
     for run in (first, second):
         for number in (1, 2):
@@ -132,6 +133,27 @@ def test_all_runs_together_are_bounded(recorded: Recorded, monkeypatch: pytest.M
     again = Recorder(recorded.clock, recorded.clock)
     again.resume([second])
     assert not [again.used(second, ROOT, entries.module(number), LOCAL) for number in (7, 8)][1]
+    stranger, _ = again.joined(Identity("third", uid=7))
+    assert again.used(stranger, ROOT, NAME, LOCAL), "others have theirs"
+
+
+def test_a_user_with_many_runs_loses_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "MAX_RUNS", 4)
+    recorded = Recorded()
+    modest = Identity("modest", uid=2)
+    runs = [recorded.recorder.joined(modest)[0]]
+    for number in range(8):
+        recorded.clock.pass_s(1)
+        assert recorded.recorder.may_join(Identity(str(number), uid=1))
+        runs.append(recorded.recorder.joined(Identity(str(number), uid=1))[0])
+    assert not recorded.recorder.may_join(Identity("one more", uid=1)), "until some have gone"
+    assert recorded.recorder.may_join(Identity("0", uid=1))
+    assert recorded.recorder.may_join(Identity("one more", uid=2))
+    assert recorded.recorder.over() == runs[1:6]
+    for run in runs[1:6]:
+        recorded.recorder.end(run)
+    assert recorded.recorder.may_join(Identity("one more", uid=1))
+    assert recorded.recorder.over() == []
 
 
 def test_a_long_manifest_is_told_more_seldom(recorded: Recorded) -> None:

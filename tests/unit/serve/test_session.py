@@ -21,6 +21,7 @@ from neff.protocol import Message
 from neffd.compiles import lockfile
 from neffd.fetch.flight import READY_HERE, Answer, Flight
 from neffd.layouts import xla
+from neffd.limits import FLUSH_EVERY_S, FLUSHES_IN_A_ROW, MAX_FLUSHES, Limits, Share
 from neffd.metrics import Metrics
 from neffd.runs.identity import Identity
 from neffd.runs.plans import Expected
@@ -28,6 +29,7 @@ from neffd.serve.operations import standard
 from neffd.serve.session import Resolver, Session
 from neffd.tasks import Tasks
 from tests.harness import entries
+from tests.unit.clock import Clock
 from tests.unit.store.as_user import needs_root
 from tests.unit.waiting import until
 
@@ -39,7 +41,9 @@ class Host:
     """Answers as the test has set it; keys without an answer are in flight."""
 
     def __init__(self) -> None:
-        self.metrics = Metrics()
+        self.metrics, self.clock = Metrics(), Clock()
+        self.limits = Limits(self.metrics, self.clock)
+        self.hurried: list[bool] = []
         self.tasks = Tasks(lambda name, error: self.crashed.append(repr(error)))
         self.crashed: list[str] = []
         self.answers: dict[str, Answer] = {}
@@ -82,7 +86,10 @@ class Host:
     def status(self) -> dict[str, Any]:
         return self.facts
 
-    async def flush(self, timeout_s: float, progress: Callable[[int], None]) -> tuple[int, list[dict[str, str]]]:
+    async def flush(
+        self, timeout_s: float, progress: Callable[[int], None], *, hurry: bool
+    ) -> tuple[int, list[dict[str, str]]]:
+        self.hurried.append(hurry)
         progress(1)
         await self.flushed.wait()
         return 0, self.parked
@@ -457,6 +464,59 @@ async def test_nobody_holds_the_lock_of_somebody_else(served: Served, tmp_path: 
     served.host.flights[NAME.key].outcome.set_result(READY_HERE)
 
 
+async def test_a_user_with_too_many_connections_is_turned_away(served: Served) -> None:
+    served.host.limits = Limits(served.host.metrics, served.host.clock, apart=())
+    served.host.limits.connections = Share(4)
+    async with served.client() as first, served.client(greet=False) as second, served.client(greet=False) as third:
+        with contextlib.suppress(ConnectionError):
+            assert await third.is_hung_up()
+        assert (await first.ask({"id": 1, "op": "status"}))[0]["done"]
+        await second.ask(HELLO)
+        (met,) = served.host.limits.status()
+        assert (met["uid"], met["reason"], met["times"]) == (os.getuid(), "too-many-connections", 1)
+    await until(lambda: served.host.limits.connections.has_room(os.getuid()), "the ends are seen")
+    async with served.client() as again:
+        assert (await again.ask({"id": 1, "op": "status"}))[0]["done"]
+
+
+async def test_what_one_user_asks_beyond_its_limits_is_refused(served: Served) -> None:
+    limits = served.host.limits = Limits(served.host.metrics, served.host.clock, apart=())
+    everything = {"op": "prefetch", "compiler": entries.NAMESPACE}
+    async with served.client() as client:
+        client.send({"id": 1, **everything, "wait": True})
+        await until(lambda: served.host.flights, "it is fetched")
+        assert (await client.ask({"id": 2, **everything}))[-1]["error"]["code"] == "too-many"
+        assert (await client.ask({"id": 3, "op": "prefetch", "names": [str(NAME)]}))[-1]["done"], (
+            "what is named goes on"
+        )
+        served.host.flights[NAME.key].outcome.set_result(READY_HERE)
+        await until(lambda: limits.compilers.has_room(os.getuid()), "it is there")
+        served.host.answers = {NAME.key: READY_HERE}
+        while (await client.receive())["id"] != 1:
+            pass
+        assert (await client.ask({"id": 4, **everything}))[-1].get("error") is None
+        await until(lambda: limits.compilers.has_room(os.getuid()), "brought behind")
+    assert {row["reason"]: row["times"] for row in limits.status()} == {"too-many-prefetches": 1}
+
+
+async def test_who_flushes_again_and_again_waits_like_everybody(served: Served) -> None:
+    limits = served.host.limits = Limits(served.host.metrics, served.host.clock, apart=())
+    async with served.client() as client:
+        client.send(*({"id": number, "op": "flush"} for number in range(MAX_FLUSHES + 1)))
+        while "error" not in (answer := await client.receive()):
+            pass
+        assert (answer["id"], answer["error"]["code"]) == (MAX_FLUSHES, "too-many")
+        served.host.flushed.set()
+        done = 0
+        while done < MAX_FLUSHES:
+            done += bool((await client.receive()).get("done"))
+        assert (await client.ask({"id": 99, "op": "flush"}))[-1]["done"]
+        served.host.clock.pass_s(FLUSH_EVERY_S)
+        assert (await client.ask({"id": 100, "op": "flush"}))[-1]["done"]
+    assert served.host.hurried == [True] * FLUSHES_IN_A_ROW + [False, True]
+    assert {row["reason"]: row["times"] for row in limits.status()} == {"too-many-flushes": 2}
+
+
 async def test_a_client_that_does_not_read_is_let_go(served: Served) -> None:
     served.host.facts = {"much": "x" * 200_000}
     async with served.client() as client:
@@ -500,7 +560,11 @@ FIELDS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(messages=st.lists(FIELDS, min_size=1, max_size=8))
 def test_any_messages_are_answered_or_end_the_connection(
     messages: list[Message], tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture

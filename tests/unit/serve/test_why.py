@@ -15,12 +15,14 @@ import pytest
 from neff.keys import ModuleName
 from neff.protocol import Message
 from neffd.fetch.flight import Answer, Flight
+from neffd.limits import Limits
 from neffd.metrics import Metrics
 from neffd.serve.operations.resolve import resolve
 from neffd.serve.operations.why import Why
 from neffd.serve.session import Operation, Resolver, Session
 from neffd.tasks import Tasks
 from tests.harness import entries
+from tests.unit.clock import Clock
 from tests.unit.serve.test_session import Client
 
 NAME = entries.module(1)
@@ -31,6 +33,7 @@ class Host:
 
     def __init__(self) -> None:
         self.metrics = Metrics()
+        self.limits = Limits(self.metrics, Clock())
         self.tasks = Tasks()
         self.answers: dict[str, Answer] = {}
         self.flights: list[Flight] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from neffd.errors import NeffdError
 from neffd.layouts import xla
 from neffd.store.root import PART_SUFFIX, CacheRoot
-from neffd.store.staging import clean_staging
+from neffd.store.staging import clean_staging, own_staging
 from tests.harness import entries
 
 NAME = entries.module(1)
@@ -36,6 +37,35 @@ def test_no_place_for_staging(tmp_path: Path) -> None:
     with pytest.raises(NeffdError) as refusal:
         CacheRoot(tmp_path / "cache")
     assert refusal.value.reference == "staging-dir"
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+@pytest.mark.parametrize("was_used", [True, False])
+def test_a_read_only_disk_is_no_matter_of_rights(tmp_path: Path, was_used: bool) -> None:
+    (tmp_path / "cache").mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", tmp_path], check=False).returncode:
+        pytest.skip("no mounts here")
+    try:
+        (tmp_path / "cache").mkdir()
+        if was_used:
+            CacheRoot(tmp_path / "cache")
+        subprocess.run(["mount", "-o", "remount,ro", tmp_path], check=True)
+        root = CacheRoot(tmp_path / "cache")
+        assert own_staging(root) is None
+        with pytest.raises(OSError, match="Read-only file system"):
+            root.new_folder("fetch")
+        with pytest.raises(NeffdError) as refusal:
+            CacheRoot(tmp_path / "other")
+        assert "mount it writable" in refusal.value.hint
+        subprocess.run(["mount", "-o", "remount,rw", tmp_path], check=True)
+        with pytest.raises(OSError, match="Read-only file system"):
+            root.new_folder("fetch")  # before it is ours
+        assert root.look_again() is None
+        root.closed = None
+        assert root.new_folder("fetch").parent.parent == tmp_path / "cache.neffd"
+    finally:
+        subprocess.run(["umount", "-l", tmp_path], check=True)
 
 
 def test_only_known_names_are_listed(root: CacheRoot) -> None:

@@ -164,8 +164,8 @@ class HubBucketRemote:
     async def publish(
         self, entries: Sequence[OutgoingEntry], documents: Mapping[str, bytes] = NO_DOCUMENTS
     ) -> list[PublishResult | EntryFailed]:
-        changed = await self._in_thread(lambda: {entry.name for entry in entries if has_changed(entry)})
-        sound = [entry for entry in entries if entry.name not in changed]
+        # A copy that was written over goes with the one that was taken after it, if that is here.
+        sound = await self._in_thread(lambda: [entry for entry in entries if not has_changed(entry)])
         publisher = BucketPublisher(self._pictures, self._call_uploader, self._clock, random.uniform(1.0, 1.5))
         outcomes = await publisher.publish(sound)
         of_entries = [outcomes.get(entry.name, EntryFailed("changed-locally")) for entry in entries]

@@ -158,10 +158,11 @@ class HubRepoRemote:
     async def publish(
         self, entries: Sequence[OutgoingEntry], documents: Mapping[str, bytes] = NO_DOCUMENTS
     ) -> list[PublishResult | EntryFailed]:
-        changed = await self._in_thread(lambda: {entry.name for entry in entries if has_changed(entry)})
-        sound = [entry for entry in entries if entry.name not in changed]
+        # A copy that was written over goes with the one that was taken after it, if that is here.
+        sound = await self._in_thread(lambda: [entry for entry in entries if not has_changed(entry)])
+        missing = {entry.name for entry in entries}.difference(entry.name for entry in sound)
         # Which entries a document speaks of is not known here: with one of them missing, none goes.
-        outcomes = await self._commits.bring(sound, NO_DOCUMENTS if changed else documents)
+        outcomes = await self._commits.bring(sound, NO_DOCUMENTS if missing else documents)
         of_entries = [outcomes.get(entry.name, EntryFailed("changed-locally")) for entry in entries]
         return of_entries + [outcomes.get(path, EntryFailed(NOT_TRIED, permanent=False)) for path in documents]
 

@@ -19,7 +19,7 @@ from neffd.slots import Asker, Slots
 from neffd.tasks import Tasks
 
 # Together with the files' requests less than the client's connections.
-_PARALLEL = 16
+_PARALLEL = 24
 _KEPT_FREE = 8
 
 
@@ -53,11 +53,13 @@ class Statements:
             self._ask(statement, revision, asker)
 
     def _ask(self, statement: Statement, revision: str, asker: Asker) -> None:
-        if self._may_waste() and self._slots.try_enter(asker):
-            path = f"{statement.name}/{provenance.FILE_NAME}"
-            read = read_small(self._client, revision, path, provenance.MAX_BYTES)
+        if self._may_waste():
+            read = self._read(f"{statement.name}/{provenance.FILE_NAME}", revision, asker)
             statement.task = self._tasks.start(read, name=f"statement-{statement.name.key}", watched=True)
-            statement.task.add_done_callback(lambda _: self._slots.leave())
+
+    async def _read(self, path: str, revision: str, asker: Asker) -> bytes | None:
+        async with self._slots.hold(asker):
+            return await read_small(self._client, revision, path, provenance.MAX_BYTES)
 
 
 class Statement:

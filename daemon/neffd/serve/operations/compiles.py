@@ -37,6 +37,7 @@ class Holding:
                 uid=session.uid,
                 connection=id(session),
                 program=session.program,
+                at_s=_at_s(message),
             )
             session.on_close(lambda: self._keeper.disconnected(id(session)), key="holding")
         session.reply(number, done=True)
@@ -106,6 +107,11 @@ def _lock(message: Message) -> LockId:
     if not (_is_number(inode) and _is_number(ctime_ns)):
         raise BadRequest("bad-request", "inode and ctime_ns must be numbers")
     return LockId(inode, ctime_ns)  # type: ignore[arg-type]
+
+
+def _at_s(message: Message) -> float | None:
+    at_ns = message.get("at_ns")
+    return at_ns / 1e9 if isinstance(at_ns, int) and _is_number(at_ns) else None
 
 
 def _is_number(value: Any) -> bool:

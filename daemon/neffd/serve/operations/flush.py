@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from neff.protocol import Message
+from neffd.limits import FLUSHES, MAX_FLUSHES, Limits
 from neffd.serve.session import BadRequest, Session
 
 _MAX_PARKED_SHOWN = 300
@@ -14,8 +15,12 @@ _MAX_PARKED_SHOWN = 300
 class Flusher(Protocol):
     """Who has the queue."""
 
-    def flush(self, timeout_s: float, progress: Callable[[int], None]) -> Awaitable[tuple[int, list[dict[str, str]]]]:
-        """Send what waits; returns what is still pending and what is parked."""
+    limits: Limits
+
+    def flush(
+        self, timeout_s: float, progress: Callable[[int], None], *, hurry: bool
+    ) -> Awaitable[tuple[int, list[dict[str, str]]]]:
+        """Send what waits, before its time if in a hurry; returns what is still pending and what is parked."""
 
 
 class Flush:
@@ -28,8 +33,18 @@ class Flush:
         session.start(self._flush(session, number, _timeout_s(message)), "flush")
 
     async def _flush(self, session: Session, number: int, timeout_s: float) -> None:
-        pending, parked = await self._flusher.flush(timeout_s, lambda left: session.reply(number, pending=left))
-        session.reply(number, pending=pending, parked=parked[:_MAX_PARKED_SHOWN], done=True)
+        limits = self._flusher.limits
+        if not limits.take(limits.flushes, session.uid, FLUSHES):
+            return session.error(number, "too-many", f"{MAX_FLUSHES} flushes of this user go on already")
+        try:
+            hurry = limits.may_hurry(session.uid)
+            pending, parked = await self._flusher.flush(
+                timeout_s, lambda left: session.reply(number, pending=left), hurry=hurry
+            )
+            session.reply(number, pending=pending, parked=parked[:_MAX_PARKED_SHOWN], done=True)
+        finally:
+            limits.give_back(limits.flushes, session.uid)
+        return None
 
 
 def _timeout_s(message: Message) -> float:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from neff.keys import ModuleName, is_namespace
 from neff.protocol import Message
 from neffd.fetch.flight import Answer, Flight
+from neffd.limits import PREFETCHES, Limits, Share
 from neffd.runs import plans
 from neffd.runs.budget import Spending
 from neffd.runs.identity import Identity
@@ -28,6 +30,7 @@ class Guesser(Protocol):
     """Who knows what is going to be needed."""
 
     tasks: Tasks
+    limits: Limits
 
     def expected(self, identity: Identity) -> Awaitable[Expected]:
         """What a run is going to need."""
@@ -47,19 +50,20 @@ def prefetch_guessed(guesser: Guesser, session: Session, number: int, message: M
     most_bytes = message.get("max_bytes")
     if most_bytes is not None and (type(most_bytes) is not int or most_bytes < 0):
         raise BadRequest("bad-request", "max_bytes must be a number of bytes")
-    is_awaited = bool(message.get("wait"))
+    is_awaited, limits = bool(message.get("wait")), guesser.limits
     if "run" in message:
         identity = identity_in(message)
         if not is_awaited and guesser.is_of(session, identity.run_key):
             most_bytes = 0  # it is brought already: the greeting named the run; within its budget, and accounted for
-        wanted = guesser.expected(identity)
+        wanted: Callable[[], Awaitable[Expected]] = functools.partial(guesser.expected, identity)
+        share = limits.prefetches
     else:
-        wanted = _by_compiler(guesser, message)
-    bringing = _Bringing(guesser, session, number, most_bytes, is_awaited=is_awaited)
+        wanted, share = _by_compiler(guesser, message), limits.compilers
+    bringing = _Bringing(guesser, session, number, most_bytes, share, is_awaited=is_awaited)
     session.start(bringing.begin(wanted), "prefetch")
 
 
-def _by_compiler(guesser: Guesser, message: Message) -> Awaitable[Expected]:
+def _by_compiler(guesser: Guesser, message: Message) -> Callable[[], Awaitable[Expected]]:
     text = message.get("compiler")
     namespace = text if isinstance(text, str) and text.startswith(_PREFIX) else f"{_PREFIX}{text}"
     if not is_namespace(namespace):
@@ -69,33 +73,53 @@ def _by_compiler(guesser: Guesser, message: Message) -> Awaitable[Expected]:
         names = await guesser.listed(namespace)
         return Expected({name: plans.nothing_known(name) for name in names}, plans.SAME_KEY)
 
-    return listed()
+    return listed
 
 
 class _Bringing:
-    """One request under way; a client that does not wait is told no more than what there is."""
+    """One request under way; a client that does not wait is told no more than what there is.
+
+    Args:
+        share: of which its user has a part until all is there.
+    """
 
     def __init__(
-        self, guesser: Guesser, session: Session, number: int, most_bytes: int | None, *, is_awaited: bool
+        self, guesser: Guesser, session: Session, number: int, most_bytes: int | None, share: Share, *, is_awaited: bool
     ) -> None:
         self._guesser = guesser
         self._session = session
         self._resolver = session.resolver
         self._number = number
         self._spending = Spending(most_bytes)
+        self._share = share
         self._is_awaited = is_awaited
 
-    async def begin(self, wanted: Awaitable[Expected]) -> None:
+    async def begin(self, wanted: Callable[[], Awaitable[Expected]]) -> None:
         """Say what there is, and bring it: for somebody who waits, or behind."""
-        began_at = time.perf_counter()
-        expected = await wanted
-        told = {"modules": len(expected.modules), "sure": expected.sure, "from": list(expected.sources)}
-        self._session.reply(self._number, plan=told)
-        if self._is_awaited:
-            await self._bring(expected)
-        else:
-            self._guesser.tasks.start(self._bring(expected), name=f"prefetch-{id(self)}")
+        began_at, uid, limits = time.perf_counter(), self._session.uid, self._guesser.limits
+        if not limits.may_guess(uid) or not limits.take(self._share, uid, PREFETCHES):
+            return self._session.error(self._number, "too-many", "this user has had too much brought ahead lately")
+        is_over = True
+        try:
+            expected = await wanted()
+            told = {"modules": len(expected.modules), "sure": expected.sure, "from": list(expected.sources)}
+            self._session.reply(self._number, plan=told)
+            if self._is_awaited:
+                await self._bring(expected)
+            else:
+                self._guesser.tasks.start(self._bring_behind(expected, uid), name=f"prefetch-{id(self)}")
+                is_over = False
+        finally:
+            if is_over:
+                limits.give_back(self._share, uid)
         finish(self._session, self._number, began_at)
+        return None
+
+    async def _bring_behind(self, expected: Expected, uid: int) -> None:
+        try:
+            await self._bring(expected)
+        finally:
+            self._guesser.limits.give_back(self._share, uid)
 
     async def _bring(self, expected: Expected) -> None:
         """In order, a part at a time."""

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from neff import protocol
 from neff.keys import ModuleName, is_module_key, is_namespace
 from neff.protocol import Message
+from neffd.limits import Limits
 from neffd.runs.identity import Identity, of_message
 from neffd.serve.session import BadRequest, Operation, Session
 
@@ -17,6 +18,8 @@ log = logging.getLogger(__name__)
 
 class Runs(Protocol):
     """Who knows the runs: `neffd.runs.jobs.Jobs`."""
+
+    limits: Limits
 
     def used(self, session: Any, names: Sequence[ModuleName]) -> None: ...
 
@@ -66,7 +69,10 @@ class Plan:
         session.start(self._plan(session, number, identity_in(message)), "plan")
 
     async def _plan(self, session: Session, number: int, identity: Identity) -> None:
+        if not self._runs.limits.may_guess(session.uid):
+            return session.error(number, "too-many", "this user has asked too much of that kind lately")
         session.reply(number, plan=await self._runs.plan(identity), done=True)
+        return None
 
 
 def identity_in(message: Message) -> Identity:

@@ -158,6 +158,16 @@ async def test_what_changed_since_it_was_taken_does_not_go(
     assert await remote.publish(going) == [EntryFailed("changed-locally"), STORED]
 
 
+async def test_a_copy_that_was_written_over_does_not_keep_the_next_one_back(
+    remote: HubRepoRemote, hub: HubServer, tmp_path: Path
+) -> None:
+    """Its maker was killed, or somebody removed its mark: made anew in place, it is taken once more."""
+    (before,), (after,) = made(tmp_path / "before", 1), made(tmp_path / "after", 1)
+    (before.directory / f"model.neff{PART_SUFFIX}").write_bytes(b"other")
+    assert await remote.publish([before, after]) == [STORED, STORED]
+    assert len(hub.commits(REPO)) == 2  # with the one that made the repo
+
+
 async def test_a_fault_in_an_answer_after_the_commit_commits_nothing_twice(
     remote: HubRepoRemote, hub: HubServer, tmp_path: Path
 ) -> None:

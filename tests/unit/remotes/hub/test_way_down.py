@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from neff.keys import ModuleName
 from neffd.remotes.base import EntryRefused, RemoteEntry, RemoteUnavailable
 from neffd.remotes.hub.repo import HubRepoRemote
 from neffd.remotes.hub.tokens import TokenSource
+from neffd.remotes.provenance import FILE_NAME, FileDigest, Provenance
+from neffd.store.root import PART_SUFFIX
 from neffd.tasks import Tasks
 from tests.harness import entries
 from tests.hub import HubServer
@@ -219,7 +222,8 @@ async def test_what_a_trainer_waits_for_is_asked_for_first(
     content = {entries.module(number): entries.files(entries.module(number), seed=number) for number in range(100)}
     await seed(hub, remote, content)
     *prefetched, urgent = content
-    others = f"GET /alice/cache/resolve/(?!.*{urgent.key.split('+')[0]})"
+    # What all of them share, and whoever came first brings, is not what this is about.
+    others = f"GET /alice/cache/resolve/(?!.*({urgent.key.split('+')[0]}|compile_flags))"
     hub.add_fault(others, kind="stall", times=None)
     tasks = Tasks()
     going = [
@@ -251,3 +255,60 @@ async def test_a_head_that_is_gone_is_no_missing_entry(remote: HubRepoRemote, hu
     hub.add_fault("GET /alice/cache/resolve/", status=404, code="RevisionNotFound", times=None)
     with pytest.raises(RemoteUnavailable, match="revision-gone"):
         await fetched(remote, NAME, tmp_path / "in")
+
+
+def stating(name: ModuleName, seed: int = 1, *, compile_s: float = 41.5, of: int | None = None) -> dict[str, bytes]:
+    """An entry with a `neffd.json`; `of`: it speaks of the files that this other seed makes."""
+    files = entries.files(name, seed=seed)
+    digests = {
+        file: FileDigest(len(data), hashlib.sha256(data).hexdigest())
+        for file, data in entries.files(name, seed=seed if of is None else of).items()
+    }
+    return {**files, FILE_NAME: Provenance(digests, compile_s).encode()}
+
+
+async def fetched_s(remote: HubRepoRemote, name: ModuleName, folder: Path, wait_for: Awaitable[object]) -> float | None:
+    """What is known of a fetched entry's compile, when something else came before it was its turn."""
+    folder.mkdir()
+    outcome = await remote.fetch(name, folder, Waiting(at_turn=lambda _: wait_for))
+    assert outcome is not None
+    assert not (folder / (FILE_NAME + PART_SUFFIX)).exists(), "it belongs to the remote"
+    return outcome.compile_s
+
+
+async def statement_of(hub: HubServer, count: int = 1) -> None:
+    """So many statements have come; what is read of an answer is read before the next round of the loop is over."""
+    await until(lambda: asked(hub)[FILE_NAME] >= count, "it was asked for")
+    await asyncio.sleep(0.05)
+
+
+async def test_what_an_entry_says_of_its_compile_comes_along(
+    remote: HubRepoRemote, hub: HubServer, tmp_path: Path
+) -> None:
+    one, two, none = (entries.module(number) for number in range(3))
+    content = {one: stating(one), two: stating(two, compile_s=7.0), none: entries.files(none)}
+    await seed(hub, remote, content)
+    assert await fetched_s(remote, one, tmp_path / "1", statement_of(hub)) == 41.5
+    assert await fetched_s(remote, two, tmp_path / "2", statement_of(hub, 2)) == 7.0
+    assert await fetched_s(remote, none, tmp_path / "3", asyncio.sleep(0)) is None
+    before = asked(hub)[FILE_NAME]
+    assert await fetched_s(remote, none, tmp_path / "4", asyncio.sleep(0)) is None
+    assert asked(hub)[FILE_NAME] == before, "the last one had none, so this one is looked at first"
+
+
+async def test_nobody_waits_for_what_an_entry_says_of_itself(
+    remote: HubRepoRemote, hub: HubServer, tmp_path: Path
+) -> None:
+    await seed(hub, remote, {NAME: stating(NAME)})
+    hub.add_fault(f"GET /alice/cache/resolve/.*{FILE_NAME}", kind="stall", times=None)
+    assert await fetched_s(remote, NAME, tmp_path / "1", statement_of(hub)) is None
+    hub.clear_faults()
+    hub.add_fault(f"GET /alice/cache/resolve/.*{FILE_NAME}", status=500, times=None)
+    assert await fetched_s(remote, NAME, tmp_path / "2", statement_of(hub, 2)) is None
+
+
+async def test_what_was_said_of_another_neff_is_not_believed(
+    remote: HubRepoRemote, hub: HubServer, tmp_path: Path
+) -> None:
+    await seed(hub, remote, {NAME: stating(NAME, of=2)})
+    assert await fetched_s(remote, NAME, tmp_path / "1", statement_of(hub)) is None
