@@ -102,7 +102,8 @@ class HubRepoRemote:
         self._tasks = Tasks()
         self._lookups = Lookups(self._look_up, self._tasks)
         downloads = Downloads(self._client, quotas, self._downloader, self._tasks, self._in_thread, clock)
-        statements = Statements(self._client, downloads.may_waste, self._tasks)
+        may_ask = lambda: self._arrivals.is_calm and downloads.may_waste()  # noqa: E731
+        statements = Statements(self._client, may_ask, self._tasks)
         self._arrivals = Arrivals(
             self._describe, downloads.get, downloads.may_waste, self._tasks, self._in_thread, statements
         )

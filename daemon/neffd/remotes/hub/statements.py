@@ -1,7 +1,7 @@
 """What entries of a repo say that compiling them took: their `neffd.json`, read beside their files, never waited for.
 
-A trainer wants the files; the seconds are for people. So they are asked for only while requests are plenty, a few at a
-time, and what has not come when the entry is complete is given up.
+A trainer wants the files; the seconds are for people. So they are asked for only while few entries are under way (of a
+whole run its manifest knows) and requests are plenty, and what has not come when the entry is complete is given up.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _KEPT_FREE = 8
 class Statements:
     """Args:
     client: of the repo.
-    may_waste: whether the request quota allows for what nobody needs.
+    may_waste: whether there is time, and request quota, for what nobody needs.
     tasks: owns the requests.
     """
 

@@ -165,7 +165,7 @@ async def test_a_copy_that_was_written_over_does_not_keep_the_next_one_back(
     (before,), (after,) = made(tmp_path / "before", 1), made(tmp_path / "after", 1)
     (before.directory / f"model.neff{PART_SUFFIX}").write_bytes(b"other")
     assert await remote.publish([before, after]) == [STORED, STORED]
-    assert len(hub.commits(REPO)) == 2  # with the one that made the repo
+    assert [str(after.name) in str(commit["message"]) for commit in hub.commits(REPO)].count(True) == 1
 
 
 async def test_a_fault_in_an_answer_after_the_commit_commits_nothing_twice(
