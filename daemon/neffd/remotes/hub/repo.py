@@ -101,15 +101,14 @@ class HubRepoRemote:
         )
         self._tasks = Tasks()
         self._lookups = Lookups(self._look_up, self._tasks)
-        downloads = Downloads(self._client, quotas, self._downloader, self._tasks, self._in_thread, clock)
-        may_ask = lambda: self._arrivals.is_calm and downloads.may_waste()  # noqa: E731
-        statements = Statements(self._client, may_ask, self._tasks)
+        self._downloads = Downloads(self._client, quotas, self._downloader, self._tasks, self._in_thread, clock)
+        statements = Statements(self._client, self._has_leisure, self._tasks)
         self._arrivals = Arrivals(
-            self._describe, downloads.get, downloads.may_waste, self._tasks, self._in_thread, statements
+            self._describe, self._downloads.get, self._downloads.may_waste, self._tasks, self._in_thread, statements
         )
+        self._head = ""
         self._documents = Documents(self._client, self._move_head, lambda: self._head)
         self._threads = whole_pool(_THREADS, f"neffd-remote-{name}")
-        self._head = ""
         # Told by answers that were about presence, at a commit; used once, since who looks again wants to hear it anew.
         self._described: dict[tuple[ModuleName, str], RemoteEntry] = {}
 
@@ -218,6 +217,10 @@ class HubRepoRemote:
         asked = set(paths)
         files = (_remote_file(item) for item in found if item.get("type") == "file")
         return {path: file for path, file in files if path in asked}
+
+    def _has_leisure(self) -> bool:
+        """Whether there are time and requests for what nobody waits for."""
+        return self._arrivals.is_calm and self._downloads.may_waste()
 
     async def _move_head(self) -> str:
         self._head = await self._client.head()
