@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +38,14 @@ TASK_GRACE_TURNS = 5
 for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """The directory of a remote."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture(autouse=True)

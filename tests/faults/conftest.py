@@ -11,14 +11,6 @@ from tests.harness.daemon import Daemon
 
 
 @pytest.fixture
-def shared(tmp_path: Path) -> Path:
-    """The directory remote."""
-    folder = tmp_path / "shared"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
 def host(tmp_path: Path, shared: Path) -> Iterator[Daemon]:
     """A daemon, not started yet, with that as its remote."""
     remotes = [{"name": "shared", "url": f"file://{shared}", "mode": "read-write", "poll_s": 0.5}]

@@ -14,14 +14,6 @@ MakeDaemon = Callable[..., Daemon]
 
 
 @pytest.fixture
-def shared(tmp_path: Path) -> Path:
-    """The directory remote."""
-    folder = tmp_path / "shared"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
 def make_daemon(tmp_path: Path, shared: Path) -> Iterator[MakeDaemon]:
     """Makes daemons by host name, each with the shared directory as read-write remote; kills them at the end."""
     made: list[Daemon] = []

@@ -11,13 +11,6 @@ from neffd.remotes.directory import DirectoryRemote
 
 
 @pytest.fixture
-def shared(tmp_path: Path) -> Path:
-    folder = tmp_path / "shared"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
 async def remote(shared: Path) -> AsyncIterator[DirectoryRemote]:
     remote = DirectoryRemote("shared", shared)
     yield remote
