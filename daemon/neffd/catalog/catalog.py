@@ -11,9 +11,9 @@ import contextlib
 import itertools
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from neff.keys import ModuleName
 from neffd.breaker import Breaker, BreakerOpen
@@ -24,6 +24,7 @@ from neffd.tasks import Tasks, Wake
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Work: TypeAlias = Callable[[str], Coroutine[Any, Any, None]]
 
 # Who waits 1.75 s in vain asks nothing for a while: before that it must be known that a remote is silent.
 LOOK_LIMIT_S = 1.25
@@ -252,16 +253,22 @@ class Catalog:
         # Hundreds of hosts were started together; they must not ask together for ever.
         return pause_s * (0.8 + 0.4 * random.random())
 
-    async def _together(self, what: str, namespace: str, work: Callable[[str], Awaitable[None]]) -> None:
+    async def _together(self, what: str, namespace: str, work: Work) -> None:
         """Run `work` once for everybody who needs it now."""
         running = self._shared.get((what, namespace))
-        if running is None:
-            running = self._tasks.start(
-                _run(work, namespace), name=f"catalog-{what}-{self._remote.name}-{namespace}", watched=True
-            )
-            self._shared[what, namespace] = running
-            running.add_done_callback(lambda _: self._shared.pop((what, namespace), None))
+        if running is None or running.done():  # done, its callbacks not: to wait for it would not even end our turn
+            running = self._share(what, namespace, work)
         await asyncio.shield(running)
+
+    def _share(self, what: str, namespace: str, work: Work) -> asyncio.Task[None]:
+        name = f"catalog-{what}-{self._remote.name}-{namespace}"
+        task = self._shared[what, namespace] = self._tasks.start(work(namespace), name=name, watched=True)
+        task.add_done_callback(lambda _: self._unshare(what, namespace, task))
+        return task
+
+    def _unshare(self, what: str, namespace: str, task: asyncio.Task[None]) -> None:
+        if self._shared.get((what, namespace)) is task:
+            del self._shared[what, namespace]
 
     async def _look_and_ask(self, namespace: str, key: str) -> None:
         """See which version there is, and ask for the key meanwhile, at the one of before: a yes is one there too."""
@@ -282,9 +289,7 @@ class Catalog:
 
     def _start_listing(self, namespace: str) -> None:
         if ("listing", namespace) not in self._shared:
-            listing = self._tasks.start(self._list(namespace), name=f"catalog-listing-{namespace}", watched=True)
-            self._shared["listing", namespace] = listing
-            listing.add_done_callback(lambda _: self._shared.pop(("listing", namespace), None))
+            self._share("listing", namespace, self._list)
 
     async def _check_version(self, namespace: str) -> None:
         began = self._clock()
@@ -342,10 +347,6 @@ class Catalog:
             log.warning("remote %s: %s", self._remote.name, error)
             self._said = error.reason
         self._metrics.remote_failures.labels(self._remote.name, error.reason).inc()
-
-
-async def _run(work: Callable[[str], Awaitable[None]], namespace: str) -> None:
-    await work(namespace)
 
 
 def _discard(question: Awaitable[object]) -> None:

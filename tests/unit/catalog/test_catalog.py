@@ -132,6 +132,21 @@ async def test_who_comes_while_a_question_is_on_its_way_is_in_the_next(hub: HubS
         assert await second
 
 
+async def test_who_comes_in_any_turn_of_the_loop_is_answered(hub: HubServer, tmp_path: Path) -> None:
+    hub.seed_files(REPO, entry(2))
+    hub.add_fault(r"GET .*/tree/", kind="stall", times=None)
+    async with catalog_of(hub, tmp_path) as catalog:
+        await catalog.look(NAMESPACE)
+        askers = list[asyncio.Task[bool]]()
+        while (
+            requests(hub).get(PATHS_INFO, 0) < 5 and len(askers) < 20_000
+        ):  # so that some come just when a question has ended
+            askers.append(asyncio.ensure_future(catalog.holds(NAMESPACE, key(len(askers)))))  # noqa: TID251
+            await asyncio.sleep(0)
+        answers = await asyncio.gather(*askers)
+        assert [number for number, is_there in enumerate(answers) if is_there] == [1, 2]
+
+
 async def test_the_first_question_does_not_wait_for_the_look_at_the_head(hub: HubServer, tmp_path: Path) -> None:
     hub.seed_files(REPO, entry(2))
     hub.add_fault(r"GET .*/tree/", kind="stall", times=None)
