@@ -64,17 +64,19 @@ def _run(config: Config) -> int:
     import asyncio  # not above: half of what is loaded before anybody minds a Ctrl-C
 
     from neffd import limits
-    from neffd.notify import Notifier
-    from neffd.service import Service
-    from neffd.threads import share_heaps
+    from neffd.store.database import Database
+    from neffd.threads import begun, share_heaps
 
     share_heaps()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold the token
     limits.raise_open_files()
     logging.basicConfig(level=config.log_level.upper(), format=_log_format(os.environ), stream=sys.stderr, force=True)
+    database = begun(Database, config.state_dir)  # a large one is checked while the rest is loaded
+    from neffd.notify import Notifier
+    from neffd.service import Service
 
     async def serve() -> int:
-        service = Service(config)
+        service = Service(config, database)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, service.stop)
         return await service.run(Notifier())

@@ -68,10 +68,17 @@ _VITAL_TASKS = ("collect-", "fetcher-", "space-", "database", "catalog-", "push-
 
 
 class Service:
-    """Builds the daemon from its configuration, runs it until told to stop."""
+    """Builds the daemon from its configuration, runs it until told to stop.
 
-    def __init__(self, config: Config, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        database: gives the open database; may wait for it, and raise NeffdError.
+    """
+
+    def __init__(
+        self, config: Config, database: Callable[[], Database], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._config = config
+        self._opened = database
         self._clock = clock
         self._stop = asyncio.Event()
         self._exit_code = 0
@@ -118,7 +125,8 @@ class Service:
                 loop.call_soon_threadsafe(self._on_crash, "database", error)
 
         self._metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
-        config, database = self._config, Database(self._config.state_dir, on_damage)
+        config, database = self._config, self._opened()
+        database.on_damage = on_damage
         index = Index(database)
         return Resources(
             config=config,

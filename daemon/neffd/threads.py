@@ -9,7 +9,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
 
 # glibc's malloc.h.
 _M_ARENA_MAX = -8
@@ -31,3 +35,11 @@ def whole_pool(count: int, name: str) -> ThreadPoolExecutor:
             pool.submit(is_whole.wait)
     is_whole.set()
     return pool
+
+
+def begun(work: Callable[..., T], *args: object) -> Callable[[], T]:
+    """Begin `work` on a thread of its own; returns what waits for its end, and returns or raises as it does."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="neffd-begun")
+    outcome = pool.submit(work, *args)
+    pool.shutdown(wait=False)
+    return outcome.result

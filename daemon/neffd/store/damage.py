@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 # What the surroundings are to blame for.
@@ -14,8 +15,6 @@ _CIRCUMSTANCES = ("locked", "full", "readonly", "unable to open", "disk I/O erro
 _WORDS = ("malformed", "not a database", "disk image", "file is encrypted", "Could not decode")
 # The second one where SQLite quotes the broken file in its message, and that is no text.
 ERRORS = (sqlite3.DatabaseError, UnicodeDecodeError)
-# The number of SQLite's own steps between two looks at the clock.
-_STEPS = 5_000
 
 
 class Damaged(sqlite3.DatabaseError):
@@ -48,22 +47,35 @@ def tables(connection: sqlite3.Connection) -> frozenset[str]:
     return frozenset(name for (name,) in names if not name.startswith("sqlite_"))
 
 
-def check(connection: sqlite3.Connection, limit_s: float | None, clock: Callable[[], float] = time.monotonic) -> bool:
+def check(connection: sqlite3.Connection, limit_s: float | None) -> bool:
     """Look through the file; false if `limit_s` was over first. Raises sqlite3.DatabaseError where it is damaged."""
-    if limit_s is not None:
-        until = clock() + limit_s
-        connection.set_progress_handler(lambda: clock() > until, _STEPS)
-    try:
-        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    except sqlite3.OperationalError as error:
-        if "interrupted" in str(error):
-            return False
-        raise
-    finally:
-        connection.set_progress_handler(None, 0)
+    if limit_s is not None and limit_s <= 0:
+        return False
+    with _interrupted_after(connection, limit_s):
+        try:
+            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.OperationalError as error:
+            if "interrupted" in str(error):
+                return False
+            raise
     if found != "ok":
         raise Damaged(" ".join(str(found).split()))
     return True
+
+
+@contextlib.contextmanager
+def _interrupted_after(connection: sqlite3.Connection, limit_s: float | None) -> Iterator[None]:
+    """Not by SQLite's progress handler: that waits for the interpreter again and again."""
+    if limit_s is None:
+        yield
+        return
+    timer = threading.Timer(limit_s, connection.interrupt)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()  # what comes next must not be interrupted
 
 
 def read_all(connection: sqlite3.Connection) -> None:

@@ -161,19 +161,16 @@ class Database:
 
     Attributes:
         damaged: where a damaged file is kept, if this start found one; what could be read of it is in the new one.
+        on_damage: called, on the database's thread, when the file turns out to be damaged later: the next start will
+            look through all of it.
     """
 
-    def __init__(self, state_dir: Path, on_damage: Callable[[BaseException], None] = lambda error: None) -> None:
-        """Open or create `state_dir/neffd.db`; raises NeffdError if another daemon owns it or it cannot be used.
-
-        Args:
-            on_damage: called, on the database's thread, when the file turns out to be damaged later: the next start
-            will look through all of it.
-        """
+    def __init__(self, state_dir: Path) -> None:
+        """Open or create `state_dir/neffd.db`; raises NeffdError if another daemon owns it or it cannot be used."""
         self.path = state_dir / "neffd.db"
         self.damaged: Path | None = None
         self._suspect = state_dir / "neffd.db.suspect"
-        self._on_damage = on_damage
+        self.on_damage: Callable[[BaseException], None] = lambda error: None
         self._is_checked = False
         self._lock_fd = _own(state_dir)
         self._waiting: deque[tuple[Callable[[sqlite3.Connection], Any], Future[Any]]] = deque()
@@ -221,7 +218,7 @@ class Database:
         if damage.is_damage(error):
             with contextlib.suppress(OSError):
                 self._suspect.touch()
-            self._on_damage(error)
+            self.on_damage(error)
 
     def _open(self) -> sqlite3.Connection:
         """Open the file, or a new one in the place of a damaged one."""

@@ -151,11 +151,11 @@ def test_damage_that_shows_later_is_told_and_looked_for_at_the_next_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "_CHECK_S", -1.0)
-    monkeypatch.setattr(damage, "_STEPS", 10)
     fill(tmp_path)
     break_page(tmp_path / "neffd.db", 0.5)
     told: list[BaseException] = []
-    made = Database(tmp_path, told.append)
+    made = Database(tmp_path)
+    made.on_damage = told.append
     assert made.damaged is None, "no time to look through it"
     made.check_blocking()
     made.close()
@@ -166,9 +166,21 @@ def test_damage_that_shows_later_is_told_and_looked_for_at_the_next_start(
         assert made.damaged is None
 
 
+def test_a_look_that_takes_too_long_is_cut_short_and_nothing_after_it(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "large.db")) as large:
+        large.execute("CREATE TABLE rows (text TEXT)")
+        large.executemany("INSERT INTO rows VALUES (?)", (("x" * 100,) for _ in range(100_000)))
+        large.commit()
+        outcomes = {damage.check(large, 0.001) for _ in range(20)}
+        assert False in outcomes
+        assert large.execute("SELECT count(*) FROM rows").fetchone() == (100_000,)
+        assert damage.check(large, None)
+
+
 def test_a_work_that_meets_damage_is_told_too(tmp_path: Path) -> None:
     told: list[BaseException] = []
-    made = Database(tmp_path, told.append)
+    made = Database(tmp_path)
+    made.on_damage = told.append
 
     def meet(connection: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError("database disk image is malformed")
