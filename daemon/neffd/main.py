@@ -64,10 +64,11 @@ def _run(config: Config) -> int:
     import asyncio  # not above: half of what is loaded before anybody minds a Ctrl-C
 
     from neffd import limits
+    from neffd.memory import share_one_heap
     from neffd.store.database import Database
-    from neffd.threads import begun, share_heaps
+    from neffd.threads import begun
 
-    share_heaps()
+    share_one_heap()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold the token
     limits.raise_open_files()
     logging.basicConfig(level=config.log_level.upper(), format=_log_format(os.environ), stream=sys.stderr, force=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from neff.keys import ModuleName
 from neff.protocol import Message
-from neffd import __version__, cache_dirs
+from neffd import __version__, cache_dirs, memory
 from neffd.answers import Answers
 from neffd.care.care import Care
 from neffd.compiles.board import Place
@@ -289,6 +289,7 @@ class Service:
         if days is not None:
             tasks.start(workdirs.run(days * _DAY_S, self._workers), name="workdirs")
         tasks.start(self._in_worker(self._shared.database.check_blocking), name="check")
+        tasks.start(memory.give_back(self._workers), name="memory")
 
     async def _open_later(self, managed: ManagedRoot) -> None:
         """Its disk was full or read-only at the start."""

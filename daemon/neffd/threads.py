@@ -1,29 +1,18 @@
-"""Threads and their memory, as much after a minute as after months.
+"""Threads: as many after a minute as after months.
 
-Python's own pool begins a thread whenever all are busy, and ends none; and glibc gives nearly each of them a heap of
-its own, which keeps what it once needed. Both would grow for hours towards their busiest moments, and hide a leak.
+Python's own pool begins a thread whenever all are busy, and ends none: it would grow for hours towards its busiest
+moment, and hide a leak.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
-
-# glibc's malloc.h.
-_M_ARENA_MAX = -8
-_HEAPS = 2
-
-
-def share_heaps() -> None:
-    """Let all threads that begin from now on share two heaps; without effect where the C library is not glibc."""
-    with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _HEAPS)
 
 
 def whole_pool(count: int, name: str) -> ThreadPoolExecutor:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import platform
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from neffd.threads import whole_pool
-from tests.harness.daemon import python_path
 
 
 def named(name: str) -> set[str]:
@@ -54,25 +49,3 @@ def test_fewer_where_the_system_gives_no_more(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.undo()
     assert made.submit(pow, 3, 2).result(10) == 9
     made.shutdown()
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library's heaps")
-def test_threads_share_their_heaps() -> None:
-    """In a process of its own, as it holds for threads that begin later; each heap of a thread is one <heap> here."""
-    script = """
-import ctypes, sys, threading
-from neffd.threads import share_heaps, whole_pool
-
-if sys.argv[1:] == ["shared"]:
-    share_heaps()
-pool, meet = whole_pool(12, "at-once"), threading.Barrier(12)
-list(pool.map(lambda _: (bytearray(3_000), meet.wait()), range(12)))
-libc = ctypes.CDLL(None)
-libc.fdopen.restype = ctypes.c_void_p
-libc.malloc_info(0, ctypes.c_void_p(libc.fdopen(1, b"w")))
-libc.fflush(None)
-"""
-    run = functools.partial(subprocess.check_output, env={"PYTHONPATH": python_path()}, text=True)
-    heaps = [run([sys.executable, "-c", script, *how]).count("<heap ") for how in ([], ["shared"])]
-    assert heaps[0] > heaps[1]
-    assert heaps[1] <= 2

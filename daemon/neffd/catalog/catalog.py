@@ -319,8 +319,9 @@ class Catalog:
                 break
             listed.update(page)
             known.keys |= listed  # usable while it fills
-        # What was asked for by itself meanwhile may be newer than the listing.
-        known.keys, known.listed = listed | (known.keys - before), version
+        # What was asked for by itself meanwhile may be newer than the listing. What stays, stays where it is in memory.
+        known.keys -= before - listed
+        known.listed = version
         if version is not None:
             await self._saved.save(self._remote.name, namespace, version, listed)
 

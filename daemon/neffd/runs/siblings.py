@@ -6,15 +6,17 @@ Only used where no manifest tells what a run is going to need, as with repos tha
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from neff.keys import ModuleName
 from neffd.catalog.catalog import Catalog
 from neffd.remotes.base import Remote, RemoteUnavailable
 
-# Asked once for each state of a remote: a few requests, whatever it holds.
+# Asked at first; after that only of what is new.
 MAX_KEYS = 3_000
 # More than this at once was no run's work.
 MAX_GROUP = 500
@@ -41,7 +43,7 @@ class Siblings:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._groups: dict[tuple[str, str], tuple[str | None, dict[str, str]]] = {}
+        self._groups: dict[tuple[str, str], _Groups] = {}
         self._not_before_s: dict[str, float] = {}
         self._asking: dict[str, asyncio.Lock] = {}
 
@@ -49,29 +51,43 @@ class Siblings:
         """The others that came to the remote together with `name`, as they are listed. Never raises."""
         groups = await self._known(source, name)
         group = groups.get(name.key)
-        if group is None:
+        if not group:
             return []
         together = [ModuleName(name.namespace, key) for key, other in groups.items() if other == group]
         return [other for other in together if other != name] if len(together) <= MAX_GROUP else []
 
     async def _known(self, source: Source, name: ModuleName) -> dict[str, str]:
-        remote = source.remote.name
+        remote, version = source.remote.name, source.catalog.version(name.namespace)
         async with self._asking.setdefault(remote, asyncio.Lock()):
-            place, version = (remote, name.namespace), source.catalog.version(name.namespace)
-            known = self._groups.get(place)
-            if known is not None and known[0] == version and name.key in known[1]:
-                return known[1]
+            known = self._groups.setdefault((remote, name.namespace), _Groups())
+            if known.version == version and name.key in known.of:
+                return known.of
             if source.catalog.trouble is not None or self._clock() < self._not_before_s.get(remote, 0.0):
                 return {}
             keys = _around(name.key, sorted(source.catalog.keys_of(name.namespace)))
+            known.keep(keys)
+            new = [key for key in keys if key not in known.of]
             try:
-                groups = dict(await source.remote.published_with(name.namespace, keys))
+                told = await source.remote.published_with(name.namespace, new) if new else {}
             except RemoteUnavailable as error:
                 self._not_before_s[remote] = self._clock() + max(_PAUSE_S, error.retry_after_s or 0.0)
                 return {}
-            groups.setdefault(name.key, "")  # not asked again for this version
-            self._groups[place] = version, {key: group for key, group in groups.items() if group or key == name.key}
-            return groups
+            known.of |= {key: sys.intern(told[key]) for key in new if key in told}
+            known.of.setdefault(name.key, "")  # not asked again for this version
+            known.version = version
+            return known.of
+
+
+@dataclass
+class _Groups:
+    """What came together in one namespace, at `version`; empty for a key of which nobody can say."""
+
+    version: str | None = None
+    of: dict[str, str] = field(default_factory=dict)
+
+    def keep(self, keys: Sequence[str]) -> None:
+        """Forget all but `keys`: with whom these came does not change."""
+        self.of = {key: group for key in keys if (group := self.of.get(key))}
 
 
 def _around(key: str, keys: Sequence[str]) -> Sequence[str]:

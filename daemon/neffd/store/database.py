@@ -24,8 +24,8 @@ T = TypeVar("T")
 # At the start; what takes longer is looked through behind it.
 _CHECK_S = 0.05
 
-# The kernel caches the file too; ours is full within minutes, and then memory says what grows.
-_CACHE_KIB = 512
+# The kernel caches the file too; ours are full within minutes, and then memory says what grows.
+_CACHE_KIB, _PREPARED = 128, 32
 # One script a version; the file's user_version says how many were applied.
 _MIGRATIONS = (
     """
@@ -343,7 +343,7 @@ def _own(state_dir: Path) -> int:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, isolation_level=None)
+    return sqlite3.connect(path, isolation_level=None, cached_statements=_PREPARED)
 
 
 def _migrate(connection: sqlite3.Connection, version: int) -> None:

@@ -140,9 +140,9 @@ class HubRepoRemote:
         entries = [_entry(ModuleName(namespace, key), found, revision) for key in wanted]
         ready = [entry for entry in entries if entry is not None]
         if is_whole:
-            self._described |= {(entry.name, revision): entry for entry in ready}
-            for forgotten in list(self._described)[:-_MOST_DESCRIBED]:
-                del self._described[forgotten]
+            still = {known: entry for known, entry in self._described.items() if known[1] == revision}
+            described = still | {(entry.name, revision): entry for entry in ready}
+            self._described = dict(list(described.items())[-_MOST_DESCRIBED:])
         return frozenset(entry.name.key for entry in ready)
 
     async def namespaces(self) -> list[str]:
