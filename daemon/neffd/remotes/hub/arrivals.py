@@ -140,9 +140,9 @@ class _Arrival:
         await asyncio.wait({written, *obtained.values()}, return_when=asyncio.FIRST_EXCEPTION)
         # Whichever failed says why; if none did, all are done.
         brought = {name: task.result() for name, task in obtained.items() if task.done()}
-        digests = await written
-        finishes = {name: finish for name, finish in {**at_hand, **brought}.items() if name not in digests}
-        digests |= await self._finish(finishes)
+        digests = await written | {name: done for name, done in brought.items() if isinstance(done, FileDigest)}
+        left = {**at_hand, **{name: done for name, done in brought.items() if not isinstance(done, FileDigest)}}
+        digests |= await self._finish({name: finish for name, finish in left.items() if name not in digests})
         for lead in self._leads.values():
             await self._share(lead)
         return Fetched(entry, digests, self._statement.compile_s(digests))
@@ -176,19 +176,20 @@ class _Arrival:
                 finishes[file.name] = partial(self._incoming[file.name].finish, content)
         return finishes
 
-    async def _obtain(self, file: RemoteFile, bet: _Transfer | None) -> Finish:
-        """Have the content of one file in memory or written, by the cheapest way; what is left is to finish it."""
+    async def _obtain(self, file: RemoteFile, bet: _Transfer | None) -> Finish | FileDigest:
+        """Have the content of one file by the cheapest way: in memory, or written and still to be finished, or done."""
         incoming, blobs = self._incoming[file.name], self._all.blobs
         near = self._watcher.nearby(file.name)
         if near is not None and (digest := await self._all.in_thread(_copy_same, near, incoming)) is not None:
             self._watcher.moved(file.size_bytes)
-            return lambda: digest
+            assert isinstance(digest, FileDigest)
+            return digest
         while (kept := blobs.kept(file)) is None:
             lead, is_ours = blobs.join(file, self._watcher)
             if is_ours:
                 self._leads[file.name] = lead
             if is_ours or bet is not None:
-                return await self._finish_for_others(file, *await (bet or self._transfer(file.name, lead)))
+                return await self._arrived(file, *await (bet or self._transfer(file.name, lead)))
             content = await lead.follow(self._watcher)
             if content is not None:
                 return partial(_finish_with, incoming, content)
@@ -201,20 +202,19 @@ class _Arrival:
                 self._revision, f"{self._name}/{file}", partial(self._sink, file), partial(self._moved, file)
             )
 
-    async def _finish_for_others(self, file: RemoteFile, incoming: IncomingFile, pieces: list[bytes]) -> Finish:
-        """At once where others wait for it, or will; else together with the whole entry, since a hop is not free.
-
-        Nor is a sync: where there is little to do, it is over before the NEFF has come.
+    async def _arrived(self, file: RemoteFile, incoming: IncomingFile, pieces: list[bytes]) -> Finish | FileDigest:
+        """At once where others wait for it, or will, and where there is little to do: the entry's files are synced side
+        by side then. Else together with the whole entry, since a hop is not free.
         """
         lead = self._leads.get(file.name)
         is_small = file.size_bytes <= SMALL_BYTES
         is_shared = lead is not None and (is_small or lead.is_awaited)
-        if not is_shared and (file.name == xla.NEFF or not self._all.is_calm):
+        if not is_shared and not self._all.is_calm:
             return partial(incoming.finish, *pieces)
-        digest = await self._all.in_thread(incoming.finish, *pieces)
+        digests = await self._finish({file.name: partial(incoming.finish, *pieces)})
         if lead is not None and is_shared:
             await self._share(lead, b"".join(pieces) if is_small else None)
-        return lambda: digest
+        return digests[file.name]
 
     async def _share(self, lead: Lead, content: Content | None = None) -> None:
         """Hand over what is verified and written, from memory or from the file."""
