@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from neffd.layouts import xla
-from tests.harness.daemon import Daemon
+from tests.harness.daemon import PROJECT, Daemon
 from tests.soak.disk import SmallDisk
 from tests.soak.wallclock import WallClock
 
@@ -43,10 +43,11 @@ class Host(Daemon):
         clock: WallClock | None = None,
         leak_mb: float = 0.0,
     ) -> None:
-        environ = clock.environ if clock else {}
+        environ = {**_of_the_unit(), **(clock.environ if clock else {})}
         command = ("-m", "neffd")
         if leak_mb:
-            environ, command = {**environ, "SOAK_LEAK_MB": str(leak_mb)}, ("-m", "tests.soak.leaking")
+            environ |= {"SOAK_LEAK_MB": str(leak_mb)}
+            command = ("-m", "tests.soak.leaking")
         super().__init__(home, [dict(remote)], overrides, environ, command)
         self.name = home.name
         self.disk, self.clock = disk, clock
@@ -135,3 +136,10 @@ def _hears_ready(ready: socket.socket, is_up: Callable[[], bool]) -> bool:
         with contextlib.suppress(TimeoutError):
             return ready.recv(64).startswith(b"READY")
     return False
+
+
+def _of_the_unit() -> dict[str, str]:
+    """The environment in which systemd starts a daemon."""
+    lines = (PROJECT / "systemd" / "neffd.service").read_text().splitlines()
+    settings = [line.removeprefix("Environment=") for line in lines if line.startswith("Environment=")]
+    return {name: value for name, _, value in (setting.partition("=") for setting in settings)}

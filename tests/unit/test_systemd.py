@@ -49,6 +49,7 @@ EXPECTED = {
     "RuntimeDirectory": "neffd",
     "RuntimeDirectoryMode": "0755",  # whom the socket is for, its own mode says
     "RuntimeDirectoryPreserve": "yes",  # containers mount it
+    "Environment": "GLIBC_TUNABLES=glibc.malloc.tcache_count=0",
     "ProtectSystem": "strict",
     "ProtectHome": "read-only",
     "NoNewPrivileges": "yes",
