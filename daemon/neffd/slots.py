@@ -52,8 +52,7 @@ class Slots:
         try:
             await waiter.admitted
         except asyncio.CancelledError:
-            if waiter in self._waiting:
-                self._waiting.remove(waiter)
+            if waiter.admitted.cancelled():
                 self.reconsider()
             else:  # let in at the very moment
                 self.leave(amount)
@@ -74,6 +73,7 @@ class Slots:
 
     def reconsider(self) -> None:
         """Let in whoever may go; to be called, too, when somebody who waits has become urgent."""
+        self._waiting = [waiter for waiter in self._waiting if not waiter.admitted.done()]  # but who has given up
         while self._waiting:
             waiter = next((one for one in self._waiting if one.asker.is_urgent), self._waiting[0])
             if not self._fits(waiter.asker, waiter.amount):

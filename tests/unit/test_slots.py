@@ -47,6 +47,41 @@ async def test_what_a_trainer_waits_for_goes_first() -> None:
     await prefetched
 
 
+async def test_who_gives_up_in_the_turn_in_which_room_is_given_back_is_passed_over() -> None:
+    tasks, slots = Tasks(), Slots(1)
+    await slots.enter(Asker())
+    gives_up, third = await started(tasks, slots, Asker()), await started(tasks, slots, Asker())
+    gives_up.cancel()  # heard of in the next turn
+    slots.leave()
+    await third
+    assert (gives_up.cancelled(), slots.held) == (True, 1)
+    slots.leave()
+
+
+async def test_who_gives_up_when_just_let_in_gives_it_back() -> None:
+    tasks, slots = Tasks(), Slots(1)
+    await slots.enter(Asker())
+    second, third = await started(tasks, slots, Asker()), await started(tasks, slots, Asker())
+    slots.leave()
+    second.cancel()
+    await third
+    assert (second.cancelled(), slots.held) == (True, 1)
+
+
+async def test_all_that_wait_and_who_holds_may_give_up_together() -> None:
+    tasks, slots = Tasks(), Slots(1)
+
+    async def hold() -> None:
+        async with slots.hold(Asker()):
+            await asyncio.Event().wait()
+
+    holding = [tasks.start(hold(), name="hold", watched=True) for _ in range(4)]
+    await asyncio.sleep(0)
+    assert await tasks.stop(5) == []
+    assert [one.cancelled() for one in holding] == [True] * 4
+    assert slots.held == 0
+
+
 async def test_somebody_who_becomes_urgent_goes_first() -> None:
     tasks, slots = Tasks(), Slots(4, kept_free=2)
     asker = Asker()
