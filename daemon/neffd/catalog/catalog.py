@@ -285,7 +285,14 @@ class Catalog:
         """Ask for one key, together with all that come until the question goes out; one on its way is not the one."""
         self._asked.setdefault(namespace, set()).add(key)
         while key in self._asked.get(namespace, ()):
+            await self._question_over(namespace, key)
+
+    async def _question_over(self, namespace: str, key: str) -> None:
+        try:
             await self._together("present", namespace, self._ask_present)
+        except RemoteUnavailable:
+            if self.reads.reason is not None or key not in self._asked.get(namespace, ()):
+                raise  # else it was the question before the one that `key` is in
 
     def _start_listing(self, namespace: str) -> None:
         if ("listing", namespace) not in self._shared:
@@ -343,7 +350,8 @@ class Catalog:
         return answer
 
     def _note(self, error: RemoteUnavailable) -> None:
-        self._wake.set()  # to see when it is back, however long the pause was to be
+        if self.reads.reason is not None:
+            self._wake.set()  # to see when it is back, however long the pause was to be
         if self._said != error.reason:
             log.warning("remote %s: %s", self._remote.name, error)
             self._said = error.reason

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from neff.budget import CAPACITY_S, LEAST_S
+from neffd.breaker import Breakers
 from neffd.catalog.catalog import LOOK_LIMIT_S, Catalog
 from neffd.catalog.saved import SavedListings
 from neffd.metrics import Metrics
@@ -234,3 +236,75 @@ async def test_keys_by_their_beginning(hub: HubServer, tmp_path: Path) -> None:
         assert catalog.keys_starting(key(1)[:-2], 10) == [(NAMESPACE, key(1))]
         assert len(catalog.keys_starting("MODULE_", 1)) == 1
         assert catalog.keys_starting("MODULE_x", 10) == []
+
+
+class Away:
+    """A remote of which only what a test says fails, for a reason that is no trouble of the remote's."""
+
+    name = "hub"
+
+    def __init__(self, asked: Callable[[list[str]], Awaitable[None]] | None = None) -> None:
+        self.looks, self._asked = 0, asked
+
+    async def version(self, namespace: str) -> str:
+        self.looks += 1
+        if self._asked is None:
+            raise RemoteUnavailable("revision-gone")
+        return "one"
+
+    async def keys(self, namespace: str) -> AsyncIterator[list[str]]:
+        await asyncio.Event().wait()
+        yield []
+
+    async def present(self, namespace: str, keys: Sequence[str]) -> frozenset[str]:
+        assert self._asked is not None
+        await self._asked(list(keys))
+        return frozenset(keys)
+
+
+@asynccontextmanager
+async def catalog_over(remote: Any, folder: Path) -> AsyncIterator[Catalog]:
+    database, tasks = Database(folder / "state"), Tasks()
+    reads = Breakers(time.monotonic).read
+    made = Catalog(
+        remote, tasks, Metrics(), SavedListings(database), poll_s=3600, clock=time.monotonic, recheck_s=60, reads=reads
+    )
+    tasks.start(made.keep_fresh(), name="keep-fresh")
+    try:
+        yield made
+    finally:
+        await tasks.stop(5)
+        await asyncio.to_thread(database.close)
+
+
+async def test_a_failure_that_is_no_trouble_is_not_tried_again_at_once(tmp_path: Path) -> None:
+    remote = Away()
+    async with catalog_over(remote, tmp_path) as catalog:
+        catalog.use(NAMESPACE)
+        await until(lambda: remote.looks, "a look")
+        for _ in range(1_000):
+            await asyncio.sleep(0)
+        assert remote.looks <= 2
+        assert catalog.trouble is None
+
+
+async def test_the_failure_of_a_question_is_for_those_who_are_in_it(tmp_path: Path) -> None:
+    begun, end, asked = asyncio.Event(), asyncio.Event(), list[list[str]]()
+
+    async def ask(keys: list[str]) -> None:
+        asked.append(keys)
+        if len(asked) == 1:
+            begun.set()
+            await end.wait()
+            raise RemoteUnavailable("revision-gone")
+
+    async with catalog_over(Away(ask), tmp_path) as catalog:
+        await catalog.look(NAMESPACE)
+        first, second = (asyncio.ensure_future(catalog.holds(NAMESPACE, key(number))) for number in (1, 2))  # noqa: TID251
+        await begun.wait()
+        third = asyncio.ensure_future(catalog.holds(NAMESPACE, key(3)))  # noqa: TID251
+        await asyncio.sleep(0)
+        end.set()
+        outcomes = await asyncio.gather(first, second, third, return_exceptions=True)
+        assert [isinstance(outcome, RemoteUnavailable) for outcome in outcomes] == [True, True, False]
+        assert asked == [sorted([key(1), key(2)]), [key(3)]]
