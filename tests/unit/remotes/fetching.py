@@ -30,12 +30,12 @@ class Waiting:
     ) -> None:
         self.is_urgent = is_urgent
         self.moved_bytes = 0
-        self._beside = beside
+        self.beside = beside
         self._at_turn = at_turn
         self._on_moved = on_moved
 
     def nearby(self, file: str) -> Path | None:
-        return None if self._beside is None else self._beside / file
+        return None if self.beside is None else self.beside / file
 
     async def turn(self, entry: RemoteEntry) -> None:
         outcome = self._at_turn(entry)

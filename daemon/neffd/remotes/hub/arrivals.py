@@ -150,11 +150,11 @@ class _Arrival:
     async def end(self) -> None:
         """Give up whatever is still under way, and close the files."""
         self._statement.give_up()
+        for lead in self._leads.values():  # first: who is given up while it waits here must leave nobody waiting
+            self._all.blobs.settle(lead, None)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for lead in self._leads.values():
-            self._all.blobs.settle(lead, None)
         if self._incoming:
             await self._all.in_thread(self._close)
 
@@ -179,7 +179,8 @@ class _Arrival:
     async def _obtain(self, file: RemoteFile, bet: _Transfer | None) -> Finish | FileDigest:
         """Have the content of one file by the cheapest way: in memory, or written and still to be finished, or done."""
         incoming, blobs = self._incoming[file.name], self._all.blobs
-        near = self._watcher.nearby(file.name)
+        # What was asked for writes to the file itself, as soon as it may.
+        near = self._watcher.nearby(file.name) if bet is None else None
         if near is not None and (digest := await self._all.in_thread(_copy_same, near, incoming)) is not None:
             self._watcher.moved(file.size_bytes)
             assert isinstance(digest, FileDigest)

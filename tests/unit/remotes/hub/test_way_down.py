@@ -175,6 +175,18 @@ async def test_what_lies_in_another_cache_directory_is_copied_if_it_is_the_same(
     assert asked(hub) == dict.fromkeys(spoilt, 1)
 
 
+async def test_what_comes_to_lie_there_after_it_was_asked_for_is_left_alone(
+    remote: HubRepoRemote, hub: HubServer, tmp_path: Path
+) -> None:
+    """Two ways at once would write to one file."""
+    content = {**FILES, "model.neff": entries.neff_bytes(1, 24_000_000)}
+    await seed(hub, remote, {NAME: content})
+    beside = entries.write(tmp_path / "other", NAME, content)
+    watcher = Waiting(at_turn=lambda _: setattr(watcher, "beside", beside))
+    assert await fetched(remote, NAME, tmp_path / "in", watcher) == content
+    assert asked(hub) == {"model.neff": 1, "model.hlo_module.pb": 1}
+
+
 async def test_a_link_in_another_cache_directory_is_not_followed(
     remote: HubRepoRemote, hub: HubServer, tmp_path: Path
 ) -> None:
