@@ -158,7 +158,7 @@ class Fetcher:
     async def _retry(self, name: ModuleName) -> None:
         try:
             await self._put_in(name, holding=False)
-        except (CannotShare, OSError) as error:
+        except (CannotShare, OSError, sqlite3.Error) as error:
             log.warning("%s: %s", name, error)
 
     async def _put_in(self, name: ModuleName, *, holding: bool) -> Answer | None:
