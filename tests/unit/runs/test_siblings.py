@@ -42,6 +42,9 @@ class Remote:
     def version(self, namespace: str) -> str:
         return self.state
 
+    def knows(self, namespace: str, key: str) -> bool:
+        return key in self.commits
+
     def keys_of(self, namespace: str) -> frozenset[str]:
         return frozenset(self.commits)
 
@@ -112,9 +115,26 @@ async def test_a_commit_of_a_whole_repo_was_no_runs_work(remote: Remote, monkeyp
     assert await Siblings(Clock()).of(remote, NAMES[0]) == []
 
 
-async def test_of_a_large_repo_only_what_is_near_is_asked_for(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_of_a_large_repo_what_is_near_is_asked_for_a_few_times(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(siblings, "MAX_KEYS", 2)
+    monkeypatch.setattr(siblings, "MAX_QUESTIONS", 2)
     known = Siblings(Clock())
-    for name in NAMES[:5]:
-        await known.of(remote, name)
-    assert {len(asked) for asked in remote.asked} <= {1, 2}
+    for _ in range(3):
+        for name in NAMES[:5]:
+            await known.of(remote, name)
+    assert [len(asked) for asked in remote.asked] == [2, 1], "what is known is kept"
+    remote.state = "two"
+    await known.of(remote, NAMES[4])
+    assert len(remote.asked) == 3
+
+
+async def test_what_nobody_can_tell_is_asked_once_for_each_state(remote: Remote) -> None:
+    names, known = NAMES[:5], Siblings(Clock())
+    remote.commits = dict.fromkeys(remote.commits, "")
+    for state in ("one", "two"):
+        remote.state = state
+        for _ in range(3):
+            assert [await known.of(remote, name) for name in names] == [[]] * 5
+    assert len(remote.asked) == 2
