@@ -84,13 +84,13 @@ class Reader:
         self._clock = clock
         self._shelf = shelf or Shelf(clock=clock)
         self._pictures: OrderedDict[tuple[str, str, str, str], Picture] = OrderedDict()
-        self._running: dict[tuple[str, str, str, str], asyncio.Task[None]] = {}
+        self._running: dict[tuple[str, str, str, str], tuple[asyncio.Task[None], Picture]] = {}
 
     async def look(self, source: Source, wanted: Wanted) -> Looked:
         """What a remote has, as far as it was read after PATIENCE_S at most; whatever the remote does, it is told."""
         remote = source.remote.name
         key = (remote, wanted.namespace, wanted.run_key, wanted.model_folder or wanted.folder)
-        picture = self._picture(key)
+        _, picture = self._running.get(key) or (None, self._picture(key))
         is_fresh = picture.listed_s is not None and self._clock() - picture.listed_s < _FRESH_S
         is_certain = is_fresh and key not in self._running
         if not is_certain and source.catalog.trouble is None:
@@ -113,14 +113,14 @@ class Reader:
 
     async def _wait(self, key: tuple[str, str, str, str], source: Source, wanted: Wanted, picture: Picture) -> bool:
         """Read, together with everybody who asks for the same meanwhile; whether that came to its end."""
-        running = self._running.get(key)
+        running, _ = self._running.get(key, (None, picture))
         if running is None:
             running = self._tasks.start(
                 asyncio.wait_for(self._read(source, wanted, picture), _LIMIT_S),
                 name=f"manifests-{source.remote.name}",
                 watched=True,
             )
-            self._running[key] = running
+            self._running[key] = running, picture
             running.add_done_callback(lambda _: self._running.pop(key, None))
         await asyncio.wait({running}, timeout=PATIENCE_S)
         if not running.done() or running.cancelled():

@@ -97,6 +97,29 @@ def key(number: int) -> str:
     return f"RUN_{number:032x}"
 
 
+async def test_who_joins_a_reading_hears_what_it_has_read_however_much_is_read_meanwhile(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_PICTURES_KEPT", 2)
+    remote = Memory("one", manifest(1, 2))
+    reader = reading.Reader(tasks, Metrics(), Clock())
+
+    def look(run_key: str) -> asyncio.Task[reading.Looked]:
+        wanted = reading.Wanted(entries.NAMESPACE, run_key, INGREDIENTS)
+        return tasks.start(reader.look(remote.source, wanted), name="look", watched=True)
+
+    remote.may_answer.clear()
+    first = look(RUN_KEY)
+    await asyncio.sleep(0)
+    others = [look(key(number)) for number in range(4)]
+    await asyncio.sleep(0)
+    second = look(RUN_KEY)
+    await asyncio.sleep(0)
+    remote.may_answer.set()
+    await asyncio.gather(*others)
+    assert [(await seen).same_key for seen in (first, second)] == [(manifest(1, 2),)] * 2
+
+
 async def test_each_manifest_is_read_once(make: MakeSearcher) -> None:
     remote = Memory("one", manifest(1, 2))
     searcher = make(remote)
