@@ -15,6 +15,7 @@ _CIRCUMSTANCES = ("locked", "full", "readonly", "unable to open", "disk I/O erro
 _WORDS = ("malformed", "not a database", "disk image", "file is encrypted", "Could not decode")
 # The second one where SQLite quotes the broken file in its message, and that is no text.
 ERRORS = (sqlite3.DatabaseError, UnicodeDecodeError)
+_AGAIN_S = 0.01
 
 
 class Damaged(sqlite3.DatabaseError):
@@ -69,13 +70,21 @@ def _interrupted_after(connection: sqlite3.Connection, limit_s: float | None) ->
     if limit_s is None:
         yield
         return
-    timer = threading.Timer(limit_s, connection.interrupt)
-    timer.start()
+    is_over = threading.Event()
+
+    def interrupt() -> None:
+        is_late = not is_over.wait(limit_s)
+        while is_late:  # more than once: before its first step a query does not hear it
+            connection.interrupt()
+            is_late = not is_over.wait(_AGAIN_S)
+
+    thread = threading.Thread(target=interrupt, name="neffd-check-limit")
+    thread.start()
     try:
         yield
     finally:
-        timer.cancel()
-        timer.join()  # what comes next must not be interrupted
+        is_over.set()
+        thread.join()  # what comes next must not be interrupted
 
 
 def read_all(connection: sqlite3.Connection) -> None:
