@@ -110,11 +110,18 @@ class Session(asyncio.Protocol):
         """End request `number` with an error; `code` is one of the protocol's."""
         self._send({"id": number, "error": {"code": code, "message": safe_text(text)}})
 
-    def start(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        """Run `work` until it is done or the client is gone, whichever is first."""
-        task = self._host.tasks.start(work, name=f"{name}-{id(self)}")
+    def start(self, number: int, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run `work`, which answers request `number`, until it is done or the client is gone, whichever is first."""
+        task = self._host.tasks.start(self._answered(number, work), name=f"{name}-{id(self)}")
         self._requests.add(task)
         task.add_done_callback(self._requests.discard)
+
+    async def _answered(self, number: int, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception:  # a defect of ours: seen in the log, and not waited for
+            self.error(number, "internal-error", "a fault of the daemon's own; its log says more")
+            raise
 
     def on_close(self, callback: Callable[[], None], key: object = None) -> None:
         """Have `callback` called once the connection has ended; of those with the same `key` only the last."""

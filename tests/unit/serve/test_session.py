@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -526,6 +527,20 @@ async def test_a_client_that_does_not_read_is_let_go(served: Served) -> None:
                 client.send({"id": number, "op": "status"})
                 await client.writer.drain()
         await until(lambda: not served.host.metrics.value("neffd_connections"), "the client is let go")
+
+
+async def test_an_operation_that_fails_ends_its_question(served: Served) -> None:
+    host = served.host
+
+    async def fail(*_: object, **__: object) -> tuple[int, list[dict[str, str]]]:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    host.flush = fail  # type: ignore[method-assign]
+    async with served.client() as client:
+        assert (await client.ask({"id": 1, "op": "flush"}))[-1]["error"]["code"] == "internal-error"
+        assert (await client.ask({"id": 2, "op": "status"}))[-1]["done"], "the connection goes on"
+    assert ["Stale file handle" in crash for crash in host.crashed] == [True], "and it is seen"
+    host.crashed.clear()
 
 
 async def test_an_answer_that_does_not_fit_is_an_error(served: Served) -> None:

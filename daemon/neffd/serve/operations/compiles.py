@@ -67,7 +67,7 @@ class Wait:
         if place is None:
             session.reply(number, state="refused", reason=session.reason or "no-cache-dir", done=True)
             return
-        session.start(self._wait(session, number, place), "wait")
+        session.start(number, self._wait(session, number, place), "wait")
 
     async def _wait(self, session: Session, number: int, place: Place) -> None:
         woken = asyncio.Event()

@@ -30,7 +30,7 @@ class Flush:
         self._flusher = flusher
 
     def __call__(self, session: Session, number: int, message: Message) -> None:
-        session.start(self._flush(session, number, _timeout_s(message)), "flush")
+        session.start(number, self._flush(session, number, _timeout_s(message)), "flush")
 
     async def _flush(self, session: Session, number: int, timeout_s: float) -> None:
         limits = self._flusher.limits

@@ -60,7 +60,7 @@ def prefetch_guessed(guesser: Guesser, session: Session, number: int, message: M
     else:
         wanted, share = _by_compiler(guesser, message), limits.compilers
     bringing = _Bringing(guesser, session, number, most_bytes, share, is_awaited=is_awaited)
-    session.start(bringing.begin(wanted), "prefetch")
+    session.start(number, bringing.begin(wanted), "prefetch")
 
 
 def _by_compiler(guesser: Guesser, message: Message) -> Callable[[], Awaitable[Expected]]:

@@ -32,7 +32,7 @@ class Prefetch:
         if "run" in message or "compiler" in message:
             return prefetch_guessed(self._finder, session, number, message)
         names = strings(message, "names")
-        session.start(self._prefetch(session, number, names, bool(message.get("wait"))), "prefetch")
+        session.start(number, self._prefetch(session, number, names, bool(message.get("wait"))), "prefetch")
         return None
 
     async def _prefetch(self, session: Session, number: int, names: Sequence[str], wait: bool) -> None:

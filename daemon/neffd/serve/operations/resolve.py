@@ -34,7 +34,7 @@ def resolve(session: Session, number: int, message: Message) -> None:
         if lock is not None:
             held[key] = lock
     if flights:
-        session.start(follow(session, number, "key", flights, began_at, held), "resolve")
+        session.start(number, follow(session, number, "key", flights, began_at, held), "resolve")
     else:
         finish(session, number, began_at)
 

@@ -51,7 +51,7 @@ class RunEnded:
         self._runs = runs
 
     def __call__(self, session: Session, number: int, message: Message) -> None:
-        session.start(self._end(session, number), "run-ended")
+        session.start(number, self._end(session, number), "run-ended")
 
     async def _end(self, session: Session, number: int) -> None:
         summary = await self._runs.run_ended(session)
@@ -66,7 +66,7 @@ class Plan:
         self._runs = runs
 
     def __call__(self, session: Session, number: int, message: Message) -> None:
-        session.start(self._plan(session, number, identity_in(message)), "plan")
+        session.start(number, self._plan(session, number, identity_in(message)), "plan")
 
     async def _plan(self, session: Session, number: int, identity: Identity) -> None:
         if not self._runs.limits.may_guess(session.uid):

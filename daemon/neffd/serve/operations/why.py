@@ -33,7 +33,7 @@ class Why:
         name = message.get("name")
         if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME_CHARS:
             raise BadRequest("bad-request", f"name must be a text of 1 to {_MAX_NAME_CHARS} characters")
-        session.start(self._tell(session, number, name), "why")
+        session.start(number, self._tell(session, number, name), "why")
 
     async def _tell(self, session: Session, number: int, name: str) -> None:
         try:
