@@ -196,8 +196,9 @@ class RemoteList:
     async def listed(self, namespace: str) -> list[ModuleName]:
         """Everything that those which answer hold of a compiler version."""
         await self.refresh([namespace])
-        keys = {key for _, catalog in self.catalogs() for key in catalog.keys_of(namespace)}
-        return sorted(ModuleName(namespace, key) for key in keys)
+        held = [catalog.keys_of(namespace) for _, catalog in self.catalogs()]
+        # In a thread: there may be very many.
+        return await asyncio.to_thread(lambda: [ModuleName(namespace, key) for key in sorted(set().union(*held))])
 
     async def namespaces(self) -> list[str]:
         """The compiler versions that those which answer in time hold entries of, newest first. Never raises."""

@@ -71,7 +71,8 @@ def _by_compiler(guesser: Guesser, message: Message) -> Callable[[], Awaitable[E
 
     async def listed() -> Expected:
         names = await guesser.listed(namespace)
-        return Expected({name: plans.nothing_known(name) for name in names}, plans.SAME_KEY)
+        modules = await asyncio.to_thread(lambda: {name: plans.nothing_known(name) for name in names})
+        return Expected(modules, plans.SAME_KEY)
 
     return listed
 
