@@ -16,7 +16,7 @@ from neffd.layouts import xla
 from neffd.store import fsops
 from neffd.store.index import Index, Noted
 from neffd.store.removal import Remover
-from neffd.store.root import CacheRoot, FileFacts, Inspection
+from neffd.store.root import CacheRoot, FileFacts
 
 # Longer than a kernel keeps written data in memory (about 35 s, unless it is told otherwise).
 _AROUND_S = 600.0
@@ -51,7 +51,7 @@ def _remove_torn(root: CacheRoot, index: Index, names: Iterable[ModuleName]) -> 
         some = suspects[start : start + _STRIDE]
         noted = index.noted(root.path, [name for name in some if name in noted_at])
         for name in some:
-            why = _what_is_torn(root.entry(name), root.inspect(name), noted.get(name))
+            why = _what_is_torn(root, name, noted.get(name))
             if why is not None:
                 torn[name] = why
     remover = Remover(root, index)
@@ -71,19 +71,21 @@ def _suspects(ready: Mapping[ModuleName, FileFacts], noted_at: Mapping[ModuleNam
     return [name for name, at in signs.items() if at >= newest - _AROUND_S]
 
 
-def _what_is_torn(folder: Path, looks: Inspection, noted: Noted | None) -> str | None:
+def _what_is_torn(root: CacheRoot, name: ModuleName, noted: Noted | None) -> str | None:
     """One line, or None where nothing is known to be wrong. What was read before is held against what it was then."""
-    files = looks.files
-    if looks.neff is None:
-        return None
+    folder = root.entry(name)
     try:
+        looks = root.inspect(name)
+        files = looks.files
+        if looks.neff is None:
+            return None
         if noted is not None and noted.known.is_same(looks.neff) and noted.digests:
             return _what_differs(folder, files, noted)
         for file in files:
             if file != xla.DONE and (why := _looks_torn(folder / file)) is not None:
                 return f"{file} {why}"
-    except FileNotFoundError:
-        return None  # somebody has removed it meanwhile
+    except OSError:
+        return None  # somebody has removed it meanwhile; or it cannot be read: whoever is to take it will speak of that
     return None
 
 

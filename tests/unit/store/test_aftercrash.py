@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -13,7 +15,7 @@ from neffd.remotes.provenance import FileDigest
 from neffd.store import aftercrash, fsops
 from neffd.store.database import Database
 from neffd.store.index import LOCAL, Index, from_remote
-from neffd.store.root import CacheRoot
+from neffd.store.root import CacheRoot, Inspection
 from tests.harness import entries
 
 NAME, OLD = entries.module(1), entries.module(1, entries.OLD_NAMESPACE)
@@ -141,3 +143,29 @@ def test_of_a_locked_one_the_mark_goes_and_the_rest_is_its_holders(root: CacheRo
     assert not root.is_ready(NAME)
     assert (folder / "model.hlo_module.pb.lock").exists()
     assert (folder / "model.hlo_module.pb").exists()
+
+
+@pytest.mark.parametrize("where", ["file", "folder"])
+def test_what_cannot_be_read_keeps_nothing_else_from_being_looked_at(
+    root: CacheRoot, after: Index, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    make(root)
+    torn = entries.module(2)
+    cut(make(root, torn) / "model.neff", 8192)
+    open_regular, inspect = fsops.open_regular, CacheRoot.inspect
+
+    def broken(*_: object) -> NoReturn:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def open_unless_broken(path: Path, *rest: int) -> int:
+        return broken() if where == "file" and NAME.key in str(path) else open_regular(path, *rest)
+
+    def inspect_unless_broken(self: CacheRoot, name: ModuleName) -> Inspection:
+        return broken() if where == "folder" and name == NAME else inspect(self, name)
+
+    monkeypatch.setattr(fsops, "open_regular", open_unless_broken)
+    monkeypatch.setattr(CacheRoot, "inspect", inspect_unless_broken)
+    assert list(verify(root, after)) == [torn]
+    monkeypatch.undo()
+    assert root.is_ready(NAME)
+    assert verify(root, after) == {}, "once"
