@@ -8,6 +8,7 @@ and the folder, unless somebody has begun to make the entry anew. Up to 2.14 the
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -23,6 +24,8 @@ from neffd.store.inuse import InUse, alone
 from neffd.store.locks import StockLocks, has_locks
 from neffd.store.root import CacheRoot, FileFacts
 from neffd.store.sharing import CannotShare
+
+log = logging.getLogger(__name__)
 
 
 class Removal(str, Enum):
@@ -53,7 +56,12 @@ class Remover:
         """
         begun, kept = [], dict[ModuleName, Kept]()
         for name, neff in wanted.items():
-            looks = self._root.inspect(name)
+            try:
+                looks = self._root.inspect(name)
+            except OSError as error:  # a bad block, say: the others can go
+                log.warning("%s cannot be looked at, and stays: %s", name, error)
+                kept[name] = Kept.NOT_PERMITTED
+                continue
             if looks.state is not xla.State.READY or looks.neff != neff:
                 kept[name] = Kept.NOT_READY
             elif looks.is_locked and not locked_too:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import sqlite3
@@ -19,7 +20,7 @@ from neffd.store import inuse
 from neffd.store.eviction import Kept
 from neffd.store.index import Evicted, Index
 from neffd.store.removal import Removal, Remover
-from neffd.store.root import CacheRoot
+from neffd.store.root import CacheRoot, Inspection
 from tests.harness import entries
 from tests.unit.store.as_user import User, needs_root
 
@@ -44,6 +45,27 @@ def unmark(root: CacheRoot, remover: Remover, name: ModuleName) -> tuple[list[Ev
     neff = root.inspect(name).neff
     assert neff is not None
     return remover.unmark({name: neff})
+
+
+def test_one_that_cannot_be_looked_at_stays_and_the_others_go(
+    root: CacheRoot, remover: Remover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [entries.module(number) for number in range(3)]
+    wanted = {}
+    for name in names:
+        write(root, name)
+        wanted[name] = root.inspect(name).neff
+    inspect = CacheRoot.inspect
+
+    def inspect_unless_bad(self: CacheRoot, name: ModuleName) -> Inspection:
+        if name == names[0]:
+            raise OSError(errno.EIO, "Input/output error")
+        return inspect(self, name)
+
+    monkeypatch.setattr(CacheRoot, "inspect", inspect_unless_bad)
+    gone, kept = remover.unmark({name: neff for name, neff in wanted.items() if neff is not None})
+    assert [entry.name for entry in gone] == names[1:]
+    assert kept == {names[0]: Kept.NOT_PERMITTED}
 
 
 def test_all_of_it_goes(root: CacheRoot, index: Index, remover: Remover, name: ModuleName) -> None:
