@@ -57,7 +57,8 @@ class CannotShare(Exception):
 def learn_groups(uid: int, pid: int) -> None:
     """Note which groups a client's process is in: no account of this host may say so (`--group-add` of a container)."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        # The process's name is cut after 15 bytes, within a letter perhaps.
+        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
     except OSError:
         return
     said = {name: words.split() for name, _, words in (line.partition(":") for line in lines)}

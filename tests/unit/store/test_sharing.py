@@ -23,6 +23,7 @@ from neffd.store.place import Placer
 from neffd.store.root import CacheRoot
 from neffd.store.sharing import CannotShare
 from tests.harness import entries
+from tests.harness.waiting import eventually
 from tests.unit.store.as_user import User, needs_root
 from tests.unit.store.conftest import stage
 
@@ -172,6 +173,20 @@ def test_who_is_in_a_group_without_an_account_that_says_so(place: Path) -> None:
         assert DAEMON_IN_GROUP.run(lambda: learn_and_fetch(STRANGER.uid))[0] == "refused"
         assert DAEMON_IN_GROUP.run(lambda: learn_and_fetch(MEMBER.uid)) == ["placed"]
     assert MEMBER.run(lambda: _can_compile_again(cache / NAME.namespace / NAME.key))
+
+
+def test_a_process_whose_name_is_cut_within_a_letter(tmp_path: Path) -> None:
+    script = tmp_path / "run_モデル学習.sh"
+    script.write_text("#!/bin/sh\nread line\n")
+    script.chmod(0o755)
+    with subprocess.Popen([script], stdin=subprocess.PIPE) as client:
+        comm = Path(f"/proc/{client.pid}/comm")
+        eventually(lambda: comm.read_bytes().startswith(b"run_"), "its name")
+        with pytest.raises(UnicodeDecodeError):
+            comm.read_text()
+        sharing.learn_groups(os.getuid(), client.pid)
+        client.communicate(b"\n")
+    assert client.returncode == 0
 
 
 @needs_root
