@@ -98,6 +98,8 @@ class Collector:
         self._clock = clock
         self._settling = Settling(settle_s, clock)
         self._given_up: dict[ModuleName, Inspection] = {}
+        self._failing: set[ModuleName] = set()
+        self._has_lost_events = False
         self._storage = Backoff(1.0, 60.0, clock)
         self._unreadable = Unreadable(root, self._problems)
         self._hints: set[ModuleName] = set()
@@ -191,8 +193,9 @@ class Collector:
         self._metrics.scans.labels(why).inc()
         self._scan_due = ""
         began = self._clock()
+        has_lost_events, self._has_lost_events = self._has_lost_events, False
         try:
-            names = await self._list(has_lost_events=why == "overflow")
+            names = await self._list(has_lost_events=has_lost_events)
             for namespace in {name.namespace for name in names}:
                 self._on_namespace(namespace)
             self._states.keep_only(names)
@@ -200,10 +203,11 @@ class Collector:
             await self._look_at(list(names))
         except BaseException:
             self._scan_due = why
+            self._has_lost_events |= has_lost_events
             raise
         self._scan_took_s, self._scan_ended_at = self._clock() - began, self._clock()
         self._unreadable.scan_ended()
-        if why == "overflow":
+        if has_lost_events and not self._has_lost_events:
             self._problems.over("events-lost")
         if self._storage.failures and not self._settling.ready_count:
             self._storage_works()
@@ -211,7 +215,7 @@ class Collector:
     async def _list(self, *, has_lost_events: bool) -> Collection[ModuleName]:
         """Every entry that is there."""
         for name in await self._in_worker(self._unreadable.scan_begins):
-            self._given_up.pop(name, None)
+            self._take_up(name)
         listing = await self._in_worker(functools.partial(self._survey.list_all, has_lost_events=has_lost_events))
         for error in listing.closed:
             self._unreadable.met(error)
@@ -219,6 +223,9 @@ class Collector:
             log.warning("%s did not survive a crash of the machine: %s", name, why)
             self._metrics.not_pushed.labels("torn").inc()
             self._given_up[name] = await self._in_worker(self._root.inspect, name)
+        if self._given_up:
+            for name in self._given_up.keys() - set(listing.names):
+                self._take_up(name)
         return listing.names
 
     def _forget_gone(self) -> None:
@@ -236,6 +243,8 @@ class Collector:
             raise
 
     async def _look_at(self, names: Sequence[ModuleName]) -> None:
+        if self._failing:  # last: one that cannot be read must not keep those behind it waiting
+            names = sorted(names, key=self._failing.__contains__)
         for start in range(0, len(names), _STRIDE):
             audience = self._audience()
             look = functools.partial(self._survey.look_at, asking_index=not audience.is_nobody)
@@ -250,8 +259,9 @@ class Collector:
             return
         self._states.saw(name, looks)
         self._on_look(name, looks)
+        if self._given_up.get(name, looks) != looks:
+            self._take_up(name)
         if not looks.folder_exists:
-            self._given_up.pop(name, None)
             return await self._settled(name)
         neff = seen.neff
         if neff is None:
@@ -269,6 +279,7 @@ class Collector:
             await self._take(name, looks)
 
     async def _settled(self, name: ModuleName) -> None:
+        self._failing.discard(name)
         self._settling.drop(name)
         if self._watch.has_entries and self._watch.watches(self._root.entry(name)):
             await self._in_worker(self._watch.drop, self._root.entry(name))
@@ -291,13 +302,16 @@ class Collector:
                 log.info("%s is not pushed: %s", name, error)
                 await self._give_up(name, looks)
             if error.reason == "untrusted-owner":
-                self._problems.note(error.reason, f"{name}: {error}", "add its owner to upload.trusted_uids")
+                self._problems.note(
+                    error.reason, f"{name}: {error}", "add its owner to upload.trusted_uids", subject=str(name)
+                )
         except CannotShare as error:
             self._metrics.not_pushed.labels("cannot-read").inc()
             self._unreadable.given_up(name, error.detail, error.hint)
             await self._give_up(name, looks)
         except (OSError, sqlite3.Error) as error:  # a full disk, say: tried again after a while
             self._metrics.not_pushed.labels("disk").inc()
+            self._failing.add(name)
             self._storage_failed(error)
         else:
             self._storage_works()
@@ -325,6 +339,11 @@ class Collector:
             raise
         return item, audience
 
+    def _take_up(self, name: ModuleName) -> None:
+        """It looks different, or is gone."""
+        if self._given_up.pop(name, None) is not None:
+            self._problems.over("untrusted-owner", subject=str(name))
+
     async def _give_up(self, name: ModuleName, looks: Inspection) -> None:
         """Until it looks different: asking again every half second would mend nothing."""
         self._given_up[name] = looks
@@ -340,6 +359,7 @@ class Collector:
             self._loop.call_soon_threadsafe(self._note_lost)
 
     def _note_lost(self) -> None:
+        self._has_lost_events = True
         self._problems.note("events-lost", "the kernel dropped file events; a scan follows", _MORE_EVENTS)
         self.scan_soon("overflow")
 

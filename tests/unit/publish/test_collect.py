@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import shutil
@@ -13,6 +14,7 @@ import threading
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from watchdog.observers.inotify import InotifyObserver
@@ -20,13 +22,16 @@ from watchdog.utils import BaseThread
 
 from neff.keys import ModuleName
 from neffd.layouts import xla
+from neffd.publish import collect
 from neffd.publish.journal import Journal
+from neffd.publish.take import take
 from neffd.publish.watch import MAX_ENTRY_WATCHES
 from neffd.store.database import Database
 from neffd.store.index import Index, Known
 from neffd.store.root import CacheRoot
 from tests.harness import entries
 from tests.unit.publish.conftest import Collecting, collecting, taken_names
+from tests.unit.store.as_user import needs_root
 from tests.unit.waiting import until
 
 WITHIN_S = 5.0  # the promise is a second; the machine may be busy
@@ -145,6 +150,55 @@ async def test_lost_events_lead_to_a_scan_that_finds_everything(
         await host.until(lambda: "events-lost" in host.healed, "it was said, and is over", WITHIN_S)
         finish_compile(folder, 1)
         await host.until(lambda: host.taken == 1, "the watches work after it", WITHIN_S)
+
+
+async def test_lost_events_are_not_forgotten_over_another_reason_to_scan(
+    root: CacheRoot, index: Index, journal: Journal
+) -> None:
+    async with collecting(root, index, journal) as host:
+        logging.getLogger("watchdog.observers.inotify_c").warning("Inotify queue overflowed; events were lost")
+        await asyncio.sleep(0)
+        host.collector.scan_soon("asked")  # before the scan begins
+        await host.until(lambda: "events-lost" in host.healed, "it is over", WITHIN_S)
+        assert host.scans("overflow") == 0
+
+
+async def test_one_that_cannot_be_read_keeps_no_other_back(
+    root: CacheRoot, index: Index, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, names = list[ModuleName](), [entries.module(number) for number in range(12)]
+
+    def take_unless_bad(root: CacheRoot, name: ModuleName, *rest: Any, **more: Any) -> Any:
+        if name in (bad or [name]):  # whichever comes first
+            bad[:] = [name]
+            raise OSError(errno.EIO, "Input/output error")
+        return take(root, name, *rest, **more)
+
+    monkeypatch.setattr(collect, "take", take_unless_bad)
+    for name in names:
+        entries.write(root.path, name, entries.files(name))
+    async with collecting(root, index, journal) as host:
+        await host.until(lambda: host.taken == len(names) - 1, "all but that one")
+        monkeypatch.undo()
+        await host.until(lambda: host.taken == len(names), "and that one, once it can be read", 30)
+
+
+@needs_root
+@pytest.mark.parametrize("mended", ["owner", "gone"])
+async def test_an_untrusted_owner_is_said_until_it_is_mended(
+    root: CacheRoot, index: Index, journal: Journal, mended: str
+) -> None:
+    async with collecting(root, index, journal) as host:
+        folder = entries.write(root.path, entries.module(1), entries.files(entries.module(1)))
+        os.chown(folder / "model.neff", 12345, 12345)
+        await host.until(lambda: "untrusted-owner" in {reason for reason, _ in host.problems}, "it is said")
+        if mended == "owner":
+            os.chown(folder / "model.neff", 0, 0)
+        else:
+            shutil.rmtree(folder)
+        await host.collector.scan_now()
+        await host.until(lambda: "untrusted-owner" in host.healed, "it is over")
+        await host.until(lambda: host.taken == (mended == "owner"), "and taken, if it is there")
 
 
 async def test_a_question_that_is_withdrawn_during_a_scan_does_no_harm(
