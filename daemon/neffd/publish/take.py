@@ -135,7 +135,7 @@ def _copy(source: Path, target: Path, facts: FileFacts) -> FileDigest:
 
 
 def _is_still(found: os.stat_result, facts: FileFacts) -> bool:
-    return stat.S_ISREG(found.st_mode) and (found.st_ino, found.st_uid, found.st_gid) == (
+    return stat.S_ISREG(found.st_mode) and (fsops.inode(found), found.st_uid, found.st_gid) == (
         facts.inode,
         facts.uid,
         facts.gid,

@@ -177,6 +177,11 @@ def make_folders(path: Path, mode: int) -> None:
         sync_directory(folder.parent)
 
 
+def inode(facts: os.stat_result) -> int:
+    """A file's number as SQLite can hold it: some file systems use all 64 bits."""
+    return facts.st_ino & (2**63 - 1)
+
+
 def remove_tree(path: Path) -> None:
     """Delete a folder of ours and all below it; what is already gone or not ours to delete is left."""
     shutil.rmtree(path, ignore_errors=True)

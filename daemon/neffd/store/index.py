@@ -277,12 +277,12 @@ class Index:
 
     def note_claim(self, lock: Path, inode: int, mtime_ns: int) -> None:
         """Remember, before it exists, a lock file of stock's kind that we are about to make. Blocking."""
-        self._own_locks.add(str(lock))
         self._database.run_blocking(
             lambda connection: connection.execute(
                 "INSERT OR REPLACE INTO claims VALUES (?,?,?)", (str(lock), inode, mtime_ns)
             )
         )
+        self._own_locks.add(str(lock))
 
     def drop_claim(self, lock: Path) -> None:
         """Forget a lock file that is gone. Blocking."""
@@ -302,7 +302,7 @@ class Index:
             try:
                 facts = lock.lstat()
                 # The inode alone could have been given to a trainer's new lock.
-                if (facts.st_ino, facts.st_mtime_ns) == (inode, mtime_ns):
+                if (fsops.inode(facts), facts.st_mtime_ns) == (inode, mtime_ns):
                     lock.unlink()
                     fsops.sync_directory(lock.parent)
                     cleared.append(lock)

@@ -44,6 +44,8 @@ class StockLocks:
 
     def _take(self, lock: Path) -> tuple[int, int] | None:
         """Create the file, known to the index by its identity before it has its name."""
+        if os.path.lexists(lock):  # perhaps of ours, whose claim must stay: the next start clears what was left
+            return None
         draft = self._root.staging / f"lock-{secrets.token_hex(8)}"
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         try:
@@ -65,4 +67,4 @@ class StockLocks:
 def _identity(lock: Path) -> tuple[int, int]:
     """An inode alone could have been given to another file."""
     facts = lock.lstat()
-    return facts.st_ino, facts.st_mtime_ns
+    return fsops.inode(facts), facts.st_mtime_ns

@@ -226,7 +226,7 @@ def disk_hint(error: OSError, path: Path) -> str:
 
 
 def _facts(facts: os.stat_result) -> FileFacts:
-    return FileFacts(facts.st_size, facts.st_mtime_ns, facts.st_ino, facts.st_uid, facts.st_gid)
+    return FileFacts(facts.st_size, facts.st_mtime_ns, fsops.inode(facts), facts.st_uid, facts.st_gid)
 
 
 def _regular_files(parent: str, key: str) -> Iterator[tuple[str, os.stat_result]]:

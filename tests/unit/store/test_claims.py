@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 from neffd.layouts import xla
+from neffd.store import fsops
+from neffd.store.database import Database
 from neffd.store.index import Index
+from neffd.store.locks import StockLocks
+from neffd.store.root import CacheRoot
 
 
 @pytest.fixture
@@ -69,3 +74,29 @@ def test_one_that_cannot_be_removed_is_tried_again(lock: Path, index: Index, mon
         fault.setattr(Path, "unlink", refuse)
         assert index.clear_claims() == []
     assert index.clear_claims() == [lock]
+
+
+def test_who_finds_a_lock_of_ours_leaves_its_claim(lock: Path, index: Index, tmp_path: Path) -> None:
+    """It could not be removed when it was given back, or another thread of ours holds it."""
+    root = CacheRoot(tmp_path / "cache")
+    with StockLocks(root, index).taken(lock) as is_taken:
+        assert not is_taken
+    assert index.clear_claims() == [lock]
+
+
+def test_a_lock_that_could_not_be_noted_is_not_ours(lock: Path, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainers = lock.with_name("another.lock")
+    with monkeypatch.context() as fault:
+        fault.setattr(Database, "run_blocking", _full)
+        with pytest.raises(sqlite3.OperationalError):
+            index.note_claim(trainers, 1, 1)
+    assert (index.is_own_lock(lock), index.is_own_lock(trainers)) == (True, False)
+
+
+def test_numbers_of_files_may_have_64_bits(lock: Path, index: Index) -> None:
+    index.note_claim(lock.with_name("far"), fsops.inode(os.stat_result((0, 2**64 - 1, *[0] * 8))), 1)
+    assert index.clear_claims() == [lock]
+
+
+def _full(*_: object) -> None:
+    raise sqlite3.OperationalError("database or disk is full")
