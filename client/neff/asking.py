@@ -17,7 +17,7 @@ from neff import forks, greeting
 from neff.backoff import BackOff
 from neff.budget import WaitingBudget
 from neff.connection import Connection, connect, post, socket_candidates
-from neff.errors import DaemonError, LostError, SilentError
+from neff.errors import DaemonError, LostError, RefusedError, SilentError
 from neff.keys import LockId, ModuleName
 from neff.notices import Notices
 from neff.patience import CONNECT_S, WAIT_SILENCE_S, FetchPatience, SilencePatience
@@ -41,6 +41,7 @@ _FAILED_BEFORE = "failed-before"
 _GAVE_UP = "gave-up"
 _SILENT = "silent"
 _TOO_SLOW = "too-slow"
+_ITS_FAULT = "internal-error"  # of the daemon; no word about any other question
 _TELL_EVERY_S = 60.0
 
 # Where the daemon does not let a caller wait, or cannot see what the caller sees.
@@ -73,7 +74,8 @@ class Asker:
 
     def _start_without_connections(self) -> None:
         self._contact_lock = threading.Lock()  # held while a connection is made: one attempt at a time
-        self._state_lock = threading.Lock()  # around back-off, budget and counts; never held while waiting
+        # Around back-off, budget and counts, never held while waiting; a signal handler may ask within.
+        self._state_lock = threading.RLock()
         self._of_thread = threading.local()
         self._open: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._locks: dict[_Question, Message] = {}  # as they are told
@@ -89,7 +91,9 @@ class Asker:
 
     def close(self) -> None:
         """Close the connections of all threads."""
-        for connection in list(self._open):
+        with self._state_lock:
+            connections = list(self._open)
+        for connection in connections:
             connection.close()
 
     @property
@@ -288,6 +292,9 @@ class Asker:
                     tell_at_s = self._waits.now_s() + _TELL_EVERY_S
                     self._notices.report(_waiting(name, message))
             return "no-answer"
+        except RefusedError as error:
+            complete = error.reason == _ITS_FAULT
+            return _of_this_alone(error)
         finally:
             # A wait left in the middle, be it by Ctrl-C, is withdrawn by closing.
             connection.was_used = complete or connection.was_used
@@ -310,6 +317,9 @@ class Asker:
                     return READY if state == READY else str(message.get("reason"))
             complete = True
             return "no-answer"
+        except RefusedError as error:
+            complete = error.reason == _ITS_FAULT
+            return _of_this_alone(error)
         finally:
             # A question left in the middle, be it by Ctrl-C, is withdrawn by closing.
             connection.was_used = complete or connection.was_used
@@ -351,7 +361,8 @@ class Asker:
         finally:
             self._contact_lock.release()
             self._account(began_s)
-        self._open.add(connection)
+        with self._state_lock:
+            self._open.add(connection)
         self._introduce(connection, str(hello["root"]), failures)
         if connection.reason is not None:
             text = _CANNOT_SERVE.get(connection.reason, "the daemon at {path} cannot serve as asked")
@@ -371,6 +382,13 @@ class Asker:
                     connection.tell("holding", told)
                 except LostError:
                     return
+
+
+def _of_this_alone(error: RefusedError) -> str:
+    """A daemon that says of its own fault lives, and says nothing of other modules."""
+    if error.reason != _ITS_FAULT:
+        raise error
+    return error.reason
 
 
 def _of_lock(name: ModuleName, lock: LockId) -> Message:

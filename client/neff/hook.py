@@ -136,8 +136,11 @@ class Hook:
         @functools.wraps(original)
         def hlo_release_lock(cache: object, /, *args: Any, **kwargs: Any) -> Any:
             # Before the lock goes: to claim too little is harmless.
-            released = self.shielded(self._released, args, kwargs)
-            result = original(cache, *args, **kwargs)
+            released = None
+            try:
+                released = self.shielded(self._released, args, kwargs)
+            finally:  # whatever comes, Ctrl-C too: nobody else would let go of it
+                result = original(cache, *args, **kwargs)
             if released is not None and self._active:
                 module, lock = released
                 self.shielded(self.asker.lock_released, module.root, module.name, lock)

@@ -115,7 +115,7 @@ def _unknown_here(plan: Message, asked: Message) -> Iterator[str]:
 def _plan(connection: Connection, asked: Message) -> Message:
     for answer in connection.answers("plan", {"run": asked}, SilencePatience(WAITS.now_s(), ANSWER_S)):
         plan = fields(answer.get("plan"))
-        if plan.get("state") in _CODES:
+        if str(plan.get("state")) in _CODES:
             return plan
     raise LostError("garbage", f"the daemon at {connection.path} sent no plan")
 

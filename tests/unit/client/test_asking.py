@@ -359,6 +359,33 @@ def test_a_daemon_that_dies_at_every_question_is_left_alone(socket_path: Path) -
     assert daemon.connections == 1
 
 
+def test_a_fault_of_the_daemon_is_about_one_module_alone(socket_path: Path) -> None:
+    seen: list[Message] = []
+
+    def script(peer: Peer) -> None:
+        peer.greet(capabilities=["resolve", "wait"])
+        while True:
+            request = peer.read()
+            seen.append(request)
+            if request["op"] == "wait" or request["keys"] == [_name(1).key]:
+                peer.send({"id": request["id"], "error": {"code": "internal-error", "message": "its log says more"}})
+            else:
+                peer.send({"id": request["id"], "key": request["keys"][0], "state": "ready"})
+                peer.send({"id": request["id"], "done": True})
+
+    with ScriptedDaemon(socket_path, script) as daemon:
+        asker = Asker(daemon.path)
+        for _ in range(2):
+            assert not asker.is_ready(ROOT, _name(1), holding=False)
+        assert asker.is_ready(ROOT, _name(2), holding=False)
+        assert asker.wait_for_lock(ROOT, _name(1)) is None
+        assert asker.is_ready(ROOT, _name(3), holding=False)
+        assert asker.is_well
+        asker.close()
+    assert daemon.connections == 1
+    assert [request["op"] for request in seen] == ["resolve", "resolve", "wait", "resolve"], "none of them twice"
+
+
 def test_a_stopping_daemon_says_nothing_about_the_key(socket_path: Path) -> None:
     def stopping(request: Message, key: str) -> list[Message]:
         return [{"state": "absent", "reason": "stopping"}]

@@ -299,6 +299,21 @@ def test_ctrl_c_passes(hook: Hook, stack: Any, answers: Answers, entry: Path, tm
         _cache(stack, tmp_path).exists(f"{entry}/model.done")
 
 
+def test_ctrl_c_while_a_lock_is_given_back_does_not_keep_it(
+    hook: Hook, stack: Any, entry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, hlo = _cache(stack, tmp_path), f"{entry}/model.hlo_module.pb"
+    assert cache.hlo_acquire_lock(hlo) is True
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hook, "_released", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        cache.hlo_release_lock(hlo)
+    assert not Path(f"{hlo}.lock").exists()
+
+
 def test_failures_of_the_original_are_its_own(stack: Any, answers: Answers) -> None:
     class CompileCacheFs:
         def exists(self, path: str) -> bool:
