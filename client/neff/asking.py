@@ -19,7 +19,7 @@ from neff.budget import WaitingBudget
 from neff.connection import Connection, connect, post, socket_candidates
 from neff.errors import DaemonError, LostError, RefusedError, SilentError
 from neff.keys import LockId, ModuleName
-from neff.notices import Notices
+from neff.notices import Notices, who_compiles
 from neff.patience import CONNECT_S, WAIT_SILENCE_S, FetchPatience, SilencePatience
 from neff.protocol import ABSENT, FREE, READY, Message
 from neff.waits import Waits
@@ -290,7 +290,7 @@ class Asker:
                     return str(message.get("state"))
                 if self._waits.now_s() >= tell_at_s:
                     tell_at_s = self._waits.now_s() + _TELL_EVERY_S
-                    self._notices.report(_waiting(name, message))
+                    self._notices.report(who_compiles(name, message))
             return "no-answer"
         except RefusedError as error:
             complete = error.reason == _ITS_FAULT
@@ -393,24 +393,3 @@ def _of_this_alone(error: RefusedError) -> str:
 
 def _of_lock(name: ModuleName, lock: LockId) -> Message:
     return {"namespace": name.namespace, "key": name.key, "inode": lock.inode, "ctime_ns": lock.ctime_ns}
-
-
-def _waiting(name: ModuleName, message: Message) -> str:
-    """One line on who compiles what."""
-    who = "a process that neffd does not know has locked it"
-    if message.get("holder") == "neffd":
-        who = "neffd is bringing it"
-    elif message.get("pid"):
-        does = "compiles it"
-        if message.get("holder") == "gone":
-            at_work = message.get("at_work")
-            pids = f" (process {', '.join(map(str, at_work))})" if isinstance(at_work, list) and at_work else ""
-            does = f"has ended, what it started still compiles it{pids}"
-        who = f"process {message['pid']} (uid {message.get('uid')}) {does}"
-    since, usually = _minutes(message.get("since_s")), _minutes(message.get("usually_s"))
-    usual = f", usually {usually}" if usually else ""
-    return f"waiting for {name.key}: {who}, for {since or '?'}{usual}"
-
-
-def _minutes(seconds: object) -> str:
-    return f"{seconds / 60:.1f} min" if isinstance(seconds, (int, float)) else ""
