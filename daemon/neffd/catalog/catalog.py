@@ -335,6 +335,11 @@ class Catalog:
     async def _call(self, question: Awaitable[T], limit_s: float) -> T:
         """Ask the remote, within a limit and not while it is given a rest."""
         try:
+            await self._remote.prepare()
+        except BaseException:
+            _discard(question)
+            raise
+        try:
             with self.reads.attempt():
                 answer = await asyncio.wait_for(question, limit_s)
         except BreakerOpen:

@@ -250,5 +250,8 @@ class Remote(Protocol):
     async def published_with(self, namespace: str, keys: Sequence[str]) -> Mapping[str, str]:
         """For entries, something that those share which were published together; none where that is not known."""
 
+    async def prepare(self) -> None:
+        """Load what questions need, once: our own start is no part of the time that the remote has for an answer."""
+
     async def close(self) -> None:
         """Let go of connections and threads."""

@@ -107,6 +107,9 @@ class DirectoryRemote:
     async def published_with(self, namespace: str, keys: Sequence[str]) -> Mapping[str, str]:
         return {}
 
+    async def prepare(self) -> None:
+        return None
+
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 

@@ -13,6 +13,7 @@ import pytest
 
 from neff.budget import CAPACITY_S, LEAST_S
 from neffd.breaker import Breakers
+from neffd.catalog import catalog as catalog_module
 from neffd.catalog.catalog import LOOK_LIMIT_S, Catalog
 from neffd.catalog.saved import SavedListings
 from neffd.metrics import Metrics
@@ -246,6 +247,9 @@ class Away:
     def __init__(self, asked: Callable[[list[str]], Awaitable[None]] | None = None) -> None:
         self.looks, self._asked = 0, asked
 
+    async def prepare(self) -> None:
+        return None
+
     async def version(self, namespace: str) -> str:
         self.looks += 1
         if self._asked is None:
@@ -308,3 +312,17 @@ async def test_the_failure_of_a_question_is_for_those_who_are_in_it(tmp_path: Pa
         outcomes = await asyncio.gather(first, second, third, return_exceptions=True)
         assert [isinstance(outcome, RemoteUnavailable) for outcome in outcomes] == [True, True, False]
         assert asked == [sorted([key(1), key(2)]), [key(3)]]
+
+
+async def test_our_own_loading_is_no_part_of_the_remotes_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(Away):
+        async def prepare(self) -> None:
+            await asyncio.sleep(0.3)
+
+    async def ask(keys: list[str]) -> None:
+        return None
+
+    monkeypatch.setattr(catalog_module, "LOOK_LIMIT_S", 0.2)
+    async with catalog_over(Slow(ask), tmp_path) as catalog:
+        await catalog.look(NAMESPACE)
+        assert catalog.version(NAMESPACE) == "one"

@@ -41,6 +41,9 @@ class Stating:
         self.is_away = False
         self.asked: list[str] = []
 
+    async def prepare(self) -> None:
+        return None
+
     async def version(self, namespace: str) -> str:
         self.asked.append("version")
         if self.is_away:

@@ -180,6 +180,9 @@ class HubBucketRemote:
     async def published_with(self, namespace: str, keys: Sequence[str]) -> Mapping[str, str]:
         return {}
 
+    async def prepare(self) -> None:
+        return None
+
     async def close(self) -> None:
         await self._tasks.stop(timeout_s=1.0)
         workers = (self._lister, self._reader, self._downloader, self._uploader)

@@ -190,6 +190,11 @@ class HubClient:
             raise RemoteUnavailable("bad-answer", "no way to the chunk store in the answer to a token request")
         return access
 
+    async def load(self) -> None:
+        """Load aiohttp, on a thread: that takes as long as half of the daemon's start."""
+        if self._session is None:
+            await asyncio.to_thread(importlib.import_module, "aiohttp")
+
     async def close(self) -> None:
         """Close all connections."""
         if self._session is not None:
@@ -205,12 +210,9 @@ class HubClient:
         data: bytes | None = None,
         may_miss: bool = False,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        if self._session is None:  # loading it takes as long as half of the daemon's start
-            await asyncio.to_thread(importlib.import_module, "aiohttp")
+        await self.load()
         import aiohttp
 
-        if self._session is None:
-            self._session = self._open_session()
         try:
             answer = await self._follow(method, url, headers, data)
             async with answer:
@@ -236,7 +238,8 @@ class HubClient:
         self, method: str, url: str, headers: dict[str, str] | None, data: bytes | None
     ) -> aiohttp.ClientResponse:
         """Send, following redirects by hand: the token must not leave its origin."""
-        assert self._session is not None
+        if self._session is None:
+            self._session = self._open_session()
         where = URL(url, encoded=True)
         for _ in range(_MAX_REDIRECTS):
             is_hub = self._is_hub(where)

@@ -186,6 +186,9 @@ class HubRepoRemote:
             if path.count("/") == 2 and isinstance(commit, dict) and commit.get("id")
         }
 
+    async def prepare(self) -> None:
+        await self._client.load()
+
     async def close(self) -> None:
         await asyncio.gather(self._worker.close(), self._downloader.close())
         await self._tasks.stop(_CLOSE_S)
