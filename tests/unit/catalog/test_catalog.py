@@ -315,9 +315,12 @@ async def test_the_failure_of_a_question_is_for_those_who_are_in_it(tmp_path: Pa
 
 
 async def test_our_own_loading_is_no_part_of_the_remotes_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = list[bool]()
+
     class Slow(Away):
         async def prepare(self) -> None:
             await asyncio.sleep(0.3)
+            loaded.append(True)
 
     async def ask(keys: list[str]) -> None:
         return None
@@ -325,4 +328,4 @@ async def test_our_own_loading_is_no_part_of_the_remotes_time(tmp_path: Path, mo
     monkeypatch.setattr(catalog_module, "LOOK_LIMIT_S", 0.2)
     async with catalog_over(Slow(ask), tmp_path) as catalog:
         await catalog.look(NAMESPACE)
-        assert catalog.version(NAMESPACE) == "one"
+        assert (catalog.version(NAMESPACE), loaded[:1]) == ("one", [True])
