@@ -236,8 +236,11 @@ class Collector:
 
     async def _look_at_due(self) -> None:
         hints, self._hints = self._hints, set()
+        due = hints.union(self._settling.due())
+        if self._storage.failures and self._storage.wait_s == 0:
+            due.update(self._settling.ready())  # all together: one that fails must not have each try to itself
         try:
-            await self._look_at([*hints.union(self._settling.due())])
+            await self._look_at(list(due))
         except BaseException:
             self._scan_due = "retry"  # finds again what the hints were about
             raise

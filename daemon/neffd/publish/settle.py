@@ -45,7 +45,11 @@ class Settling:
     @property
     def ready_count(self) -> int:
         """Entries that are ready and not taken yet."""
-        return sum(seen.is_ready for seen in self._seen.values())
+        return len(self.ready())
+
+    def ready(self) -> list[ModuleName]:
+        """Entries that are ready and not taken yet, due or not."""
+        return [name for name, seen in self._seen.items() if seen.is_ready]
 
     def is_ready(self, name: ModuleName) -> bool:
         """Whether an entry is ready and not taken yet."""

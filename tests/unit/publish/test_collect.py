@@ -175,9 +175,10 @@ async def test_one_that_cannot_be_read_keeps_no_other_back(
         return take(root, name, *rest, **more)
 
     monkeypatch.setattr(collect, "take", take_unless_bad)
-    for name in names:
-        entries.write(root.path, name, entries.files(name))
     async with collecting(root, index, journal) as host:
+        for name in names:  # one by one, so that each is due at a time of its own
+            entries.write(root.path, name, entries.files(name))
+            await host.until(lambda: host.collector.settling + host.taken > names.index(name), "it is seen")
         await host.until(lambda: host.taken == len(names) - 1, "all but that one")
         monkeypatch.undo()
         await host.until(lambda: host.taken == len(names), "and that one, once it can be read", 30)
