@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import logging
 import os
 import shutil
@@ -176,12 +177,16 @@ async def test_one_that_cannot_be_read_keeps_no_other_back(
 
     monkeypatch.setattr(collect, "take", take_unless_bad)
     async with collecting(root, index, journal) as host:
-        for name in names:  # one by one, so that each is due at a time of its own
+        for number, name in enumerate(names):  # one by one, so that each is due at a time of its own
             entries.write(root.path, name, entries.files(name))
-            await host.until(lambda: host.collector.settling + host.taken > names.index(name), "it is seen")
+            await host.until(functools.partial(_has_seen, host, number + 1), "it is seen")
         await host.until(lambda: host.taken == len(names) - 1, "all but that one")
         monkeypatch.undo()
         await host.until(lambda: host.taken == len(names), "and that one, once it can be read", 30)
+
+
+def _has_seen(host: Collecting, count: int) -> bool:
+    return host.collector.settling + host.taken >= count
 
 
 @needs_root
