@@ -83,11 +83,8 @@ class Asker:
         self._is_silent = False  # what failed last was that the daemon did not answer
 
     def after_fork_in_child(self) -> None:
-        """Closes the child's copies, so that the parent's connection ends with the parent."""
-        inherited = list(self._open)
+        """The connections of the parent's threads are none of the child's, and closed there already."""
         self._start_without_connections()
-        for connection in inherited:
-            connection.close()
 
     def close(self) -> None:
         """Close the connections of all threads."""
@@ -149,10 +146,11 @@ class Asker:
         if self._locks.pop((root, name), None) is not None:
             self._tell(root, "released", _of_lock(name, lock))
 
-    def wait_for_lock(self, root: str, name: ModuleName) -> str | None:
+    def wait_for_lock(self, root: str, name: ModuleName, *, is_there: Callable[[], bool] = lambda: True) -> str | None:
         """Wait until the lock of module `name` is gone; READY, FREE, or None where the daemon cannot tell.
 
         As long as its holder lives there is no limit, as there is none without us; once a minute the wait is told.
+        `is_there` says whether this process still sees the lock: the daemon may look at another directory.
         """
         question, started_s = (root, name), self._waits.now_s()
         if started_s < self._muted_until_s.get(question, started_s):
@@ -161,7 +159,7 @@ class Asker:
             if not self._backoff.admits(started_s):
                 return None
         try:
-            end = self._with_connection(root, started_s, lambda connection: self._wait_once(connection, name))
+            end = self._with_connection(root, started_s, lambda connection: self._wait_once(connection, name, is_there))
         except _NotNowError:
             return None
         except DaemonError as error:
@@ -276,7 +274,7 @@ class Asker:
             hello = greeting.of_trainer(root, greeting.identity_of(root))
             post(socket_candidates(self.socket_path), [{"hello": hello}, {"id": 1, "op": op, **fields}], self._waits)
 
-    def _wait_once(self, connection: Connection, name: ModuleName) -> str:
+    def _wait_once(self, connection: Connection, name: ModuleName, is_there: Callable[[], bool]) -> str:
         """How the wait ended, or another word where the daemon does not let us wait."""
         if "wait" not in connection.capabilities:
             return "unsupported"
@@ -288,6 +286,8 @@ class Asker:
                 if message.get("done") is True:
                     complete = True
                     return str(message.get("state"))
+                if not is_there():
+                    return FREE
                 if self._waits.now_s() >= tell_at_s:
                     tell_at_s = self._waits.now_s() + _TELL_EVERY_S
                     self._notices.report(who_compiles(name, message))

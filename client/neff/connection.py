@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
+from neff import forks
 from neff.errors import LostError, RefusedError, SilentError, UnreachableError
 from neff.patience import FIRST_ANSWER_S, Patience
 from neff.protocol import (
@@ -90,7 +91,7 @@ def _unreachable(failures: list[tuple[str, OSError]]) -> UnreachableError:
 
 
 class Connection:
-    """A connection after its greeting. For one thread of one process."""
+    """A connection after its greeting. For one thread of one process; a forked child closes its copy."""
 
     def __init__(self, sock: socket.socket, path: str, waits: Waits) -> None:
         self.path = path
@@ -102,6 +103,11 @@ class Connection:
         self._waits = waits
         self._buffer = bytearray()
         self._last_id = 0
+        forks.watch(self)
+
+    def after_fork_in_child(self) -> None:
+        """The parent's connection must end with the parent, also where its greeting was under way."""
+        self.close()
 
     def __del__(self) -> None:
         self.close()

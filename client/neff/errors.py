@@ -7,6 +7,7 @@
     └── RefusedError       the daemon answered with an error
 
 Each has a short `reason` code; the text says what and where. Inside a trainer none of them leaves the package.
+HandlerError is none of these: it carries what is not ours to catch.
 """
 
 from __future__ import annotations
@@ -18,6 +19,17 @@ class DaemonError(Exception):
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
         self.reason = reason
+
+
+class HandlerError(BaseException):
+    """A signal handler of this process raised `error` while we waited: passed by all that catches failures of ours.
+
+    A time limit by SIGALRM is often an OSError, which would look like one of the connection's.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 class UnreachableError(DaemonError):

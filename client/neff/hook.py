@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, TypeVar
 from neff import forks
 from neff.asking import Asker
 from neff.cachedir import local_path
+from neff.errors import HandlerError
+from neff.handlers import is_of_handler
 from neff.keys import LockId, ModuleName, is_module_key, is_namespace, ready_mark
 from neff.notices import Notices
 from neff.protocol import READY
@@ -85,17 +87,22 @@ class Hook:
         """Call our own code on behalf of the trainer: the one place where every failure of ours ends.
 
         Whatever it is, compiling without the daemon is better than a trainer that dies of its cache. Ctrl-C is not a
-        failure and passes.
+        failure and passes, and so does what a signal handler of the trainer raises meanwhile.
         """
         try:
             return function(*args)
+        except HandlerError as passed:
+            of_trainer = passed.error
         except Exception as error:
+            if is_of_handler(error):
+                raise
             try:
                 self.asker.count_failure("internal-error")
                 self._notices.say("internal-error", f"{type(error).__name__}: {error}")
             except Exception:  # a logger that is broken or already taken down
                 return None
-        return None
+            return None
+        raise of_trainer
 
     def may_wait(self, module: _Module | None = None) -> bool:
         """Whether this thread is inside `lookup`, or has just had `module` from it.
@@ -123,11 +130,16 @@ class Hook:
 
     def _wrap_acquire(self, original: _Method) -> _Method:
         @functools.wraps(original)
-        def hlo_acquire_lock(cache: object, /, *args: Any, **kwargs: Any) -> Any:
+        def hlo_acquire_lock(cache: Any, /, *args: Any, **kwargs: Any) -> Any:
             if not self._active:
                 return original(cache, *args, **kwargs)
             result, before = self._take_turns(functools.partial(original, cache, *args, **kwargs), args, kwargs)
-            self.shielded(self._acquired, args, kwargs, result, before)
+            try:
+                self.shielded(self._acquired, args, kwargs, result, before)
+            except BaseException:  # Ctrl-C: the caller will never hear that it holds the lock
+                if result:
+                    cache.hlo_release_lock(*args, **kwargs)
+                raise
             return result
 
         return hlo_acquire_lock
@@ -183,7 +195,9 @@ class Hook:
         if os.environ.get("NEFF_WAIT") == "0":
             return None
         started_s = time.monotonic()
-        end = self.asker.wait_for_lock(module.root, module.name)
+        end = self.asker.wait_for_lock(
+            module.root, module.name, is_there=lambda: self.shielded(_lock_of, args, kwargs) is not None
+        )
         if end is not None and self._tally is not None:
             self._tally.waited(module.root, module.name, time.monotonic() - started_s)
         return end

@@ -51,6 +51,9 @@ class QuietLine:
         """What has come since the last time, the greeting apart; raises LostError if the line has ended."""
         while chunk := self._chunk():
             self._buffer += chunk
+            yield from self._complete()
+
+    def _complete(self) -> Iterator[Message]:
         while (end := self._buffer.find(b"\n")) >= 0:
             line = bytes(self._buffer[: end + 1])
             del self._buffer[: end + 1]

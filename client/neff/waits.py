@@ -7,6 +7,8 @@ import select
 import socket
 import time
 
+from neff.errors import HandlerError
+
 
 class Waits:
     """Real time. Tests give their own."""
@@ -19,9 +21,15 @@ class Waits:
         """Wait until `sock` can be read (or written), at most `timeout_s`; without a socket just wait.
 
         poll, not select: a trainer easily has more than 1,024 open files. Signals do not end the wait early
-        (PEP 475) unless their handler raises.
+        (PEP 475) unless their handler raises, which ends it with a HandlerError.
         """
         poll = select.poll()
         if sock is not None:
             poll.register(sock, select.POLLOUT if to_write else select.POLLIN)
-        return bool(poll.poll(math.ceil(max(timeout_s, 0.0) * 1000)))
+        try:
+            return bool(poll.poll(math.ceil(max(timeout_s, 0.0) * 1000)))
+        except Exception as error:
+            # poll calls nothing that is written in Python: a frame below this one is a handler's.
+            if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+                raise HandlerError(error) from None
+            raise

@@ -64,16 +64,27 @@ class Child:
         kept = {number for number in _FORWARDED if signal.getsignal(number) is not signal.SIG_IGN}
         self._watched = kept | {signal.SIGCHLD}
         # Before the start, so that nothing is missed; the command gets the mask that we got.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._watched)
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._watched)
         self._is_stopped = False
         try:
-            self._pid = _spawn(argv, environ, mask)
+            self._pid = _spawn(argv, environ, self._mask)
         except BaseException:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
             raise
 
     def wait(self) -> int:
-        """Forward signals and follow stops until the command ends; returns its wait status."""
+        """Forward signals and follow stops until the command ends; returns its wait status.
+
+        From then on signals act upon this process, as before the start.
+        """
+        try:
+            return self._forward()
+        finally:
+            while signal.sigtimedwait(self._watched, 0) is not None:
+                pass  # meant for a command that has ended
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
+    def _forward(self) -> int:
         while True:
             info = signal.sigwaitinfo(self._watched)
             if info.si_signo in (signal.SIGCHLD, signal.SIGCONT):

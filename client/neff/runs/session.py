@@ -9,6 +9,8 @@ from types import TracebackType
 from typing import Any
 
 from neff import forks
+from neff.errors import HandlerError
+from neff.handlers import is_of_handler
 from neff.installation import INSTALLATION
 from neff.notices import Notices
 from neff.protocol import Message
@@ -76,12 +78,18 @@ class Session:
 
     def _shielded(self, do: Callable[[], None]) -> None:
         try:
-            do()
+            return do()
+        except HandlerError as passed:
+            of_trainer = passed.error
         except Exception as error:
+            if is_of_handler(error):
+                raise
             try:
                 _NOTICES.say("no-run-key", f"this run is not recorded under a key: {error}")
             except Exception:  # a logger that is broken or already taken down
                 return
+            return
+        raise of_trainer
 
 
 class _OpenRuns:

@@ -44,7 +44,7 @@ class Answers(Asker):
         assert self.locks.pop(name) == lock
         self.released.append(name)
 
-    def wait_for_lock(self, root: str, name: ModuleName) -> str | None:
+    def wait_for_lock(self, root: str, name: ModuleName, *, is_there: Callable[[], bool] = lambda: True) -> str | None:
         self.waits.append(name)
         return self.wait(name)
 

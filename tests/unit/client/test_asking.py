@@ -559,6 +559,33 @@ class TestFork:
             os.close(reading)
             os.waitpid(pid, 0)
 
+    def test_nor_one_whose_greeting_was_under_way(self, socket_path: Path) -> None:
+        greeting, ended = threading.Event(), threading.Event()
+
+        def silent(peer: Peer) -> None:
+            peer.read()
+            greeting.set()
+            with pytest.raises(EOFError):
+                peer.read()
+            ended.set()
+
+        with ScriptedDaemon(socket_path, silent) as daemon:
+            asker = Asker(daemon.path)
+            asking = threading.Thread(target=asker.is_ready, args=(ROOT, _name()), kwargs={"holding": False})
+            asking.start()
+            assert greeting.wait(5)
+            reading, writing = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                os.close(writing)
+                os.read(reading, 1)
+                os._exit(0)
+            asking.join()
+            assert ended.wait(5)
+            os.close(writing)
+            os.close(reading)
+            os.waitpid(pid, 0)
+
     def test_locks_held_at_the_fork_do_not_matter_to_the_child(self, socket_path: Path) -> None:
         with ScriptedDaemon(socket_path, answering(_ready, [])) as daemon:
             asker = Asker(daemon.path)

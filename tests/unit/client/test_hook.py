@@ -314,6 +314,19 @@ def test_ctrl_c_while_a_lock_is_given_back_does_not_keep_it(
     assert not Path(f"{hlo}.lock").exists()
 
 
+def test_ctrl_c_just_after_a_lock_was_taken_does_not_keep_it(
+    hook: Hook, stack: Any, entry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    cache, hlo = _cache(stack, tmp_path), f"{entry}/model.hlo_module.pb"
+    monkeypatch.setattr(hook.asker, "lock_taken", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        cache.hlo_acquire_lock(hlo)
+    assert not Path(f"{hlo}.lock").exists()
+
+
 def test_failures_of_the_original_are_its_own(stack: Any, answers: Answers) -> None:
     class CompileCacheFs:
         def exists(self, path: str) -> bool:

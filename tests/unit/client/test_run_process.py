@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.harness.processes import children, is_gone
 from tests.harness.waiting import eventually
-from tests.unit.client.running import SITE, TIMEOUT_S, answer_of, environment, finished, neff_run, python
+from tests.unit.client.running import CLIENT, SITE, TIMEOUT_S, answer_of, environment, finished, neff_run, python
 
 # Everything about a process that `neff run` could have changed.
 PROBE = """
@@ -258,6 +258,17 @@ def test_pausing_the_command_alone_does_not_hang_the_job() -> None:
         os.kill(command, signal.SIGCONT)
         process.send_signal(signal.SIGTERM)
         assert process.wait(TIMEOUT_S) == 0
+
+
+def test_after_the_command_signals_are_its_own_again() -> None:
+    script = (
+        "import os, signal; from neff.launch.process import Child; "
+        "before = signal.pthread_sigmask(signal.SIG_BLOCK, []); "
+        "assert Child(['true'], os.environ).wait() == 0; "
+        "assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before; "
+        "os.kill(os.getpid(), signal.SIGTERM)"
+    )
+    assert finished(python(f"import sys; sys.path[0] = {str(CLIENT)!r}; {script}")).returncode == -signal.SIGTERM
 
 
 def test_as_the_first_process_of_a_container_it_still_ends_with_the_code() -> None:
