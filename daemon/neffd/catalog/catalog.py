@@ -255,12 +255,12 @@ class Catalog:
 
     async def _together(self, what: str, namespace: str, work: Work) -> None:
         """Run `work` once for everybody who needs it now."""
-        running = self._shared.get((what, namespace))
-        if running is None or running.done():  # done, its callbacks not: to wait for it would not even end our turn
-            running = self._share(what, namespace, work)
-        await asyncio.shield(running)
+        await asyncio.shield(self._shared_work(what, namespace, work))
 
-    def _share(self, what: str, namespace: str, work: Work) -> asyncio.Task[None]:
+    def _shared_work(self, what: str, namespace: str, work: Work) -> asyncio.Task[None]:
+        running = self._shared.get((what, namespace))
+        if running is not None and not running.done():  # done, its callbacks not: to wait would not even end our turn
+            return running
         name = f"catalog-{what}-{self._remote.name}-{namespace}"
         task = self._shared[what, namespace] = self._tasks.start(work(namespace), name=name, watched=True)
         task.add_done_callback(lambda _: self._unshare(what, namespace, task))
@@ -295,8 +295,7 @@ class Catalog:
                 raise  # else it was the question before the one that `key` is in
 
     def _start_listing(self, namespace: str) -> None:
-        if ("listing", namespace) not in self._shared:
-            self._share("listing", namespace, self._list)
+        self._shared_work("listing", namespace, self._list)
 
     async def _check_version(self, namespace: str) -> None:
         began = self._clock()

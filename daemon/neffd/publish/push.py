@@ -200,12 +200,17 @@ class Pusher:
             over += [reason for reason in CAUSED_BY_ACCESS if is_any_for(self.parked.values(), [reason])]
         if self._has_come_free:
             over.append(PRIVATE_MODEL)
-        if self._may_be_found:
+        may_be_found = self._may_be_found
+        if may_be_found:
             over += LOST
-            self._is_new_root = False
         if not over:
             return
-        await self._journal.unpark(self._remote.name, over)
+        self._is_new_root &= not may_be_found
+        try:
+            await self._journal.unpark(self._remote.name, over)
+        except BaseException:
+            self._is_new_root |= may_be_found
+            raise
         self.parked = {number: kept for number, kept in self.parked.items() if kept.reason not in over}
         await self._queue_open_items()
 

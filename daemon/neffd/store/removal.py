@@ -89,7 +89,6 @@ class Remover:
         try:
             with alone(folder / xla.NEFF):
                 (folder / keys.ready_mark(name.namespace)).unlink()
-                fsops.sync_directory(folder)
         except InUse:
             return Kept.IN_USE
         except FileNotFoundError:
@@ -129,6 +128,7 @@ class Remover:
         is_anew = any(entry.files.get(file) != identity for file, identity in identities.items())
         if looks.state is xla.State.READY or is_anew:
             return Removal.LEFT
+        fsops.sync_directory(folder)  # without the mark, before the first file goes: a crash would bring back a part
         for file in reversed(xla.publishing_order(entry.name.namespace, list(identities))):
             (folder / file).unlink(missing_ok=True)
         (folder / xla.FAILURE_LOG).unlink(missing_ok=True)

@@ -99,8 +99,8 @@ def share_command(directory: Path, *below: Path) -> str:
         below: folders in it whose writers are to keep their rights too.
     """
     daemon = _user_name(os.geteuid())
-    above = [_writers(directory)]
-    for folder in below:
+    above = []
+    for folder in (directory, *below):
         with contextlib.suppress(OSError):  # not there, or not to be seen
             above.append(_writers(folder))
     users = frozenset[int]().union(*(writers.users for writers in above)) - {0, os.geteuid()}

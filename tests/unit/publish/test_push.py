@@ -165,6 +165,27 @@ async def test_lost_files_that_are_there_again_are_sent(root: CacheRoot, journal
     assert await journal.remotes() == set()
 
 
+async def test_a_full_disk_does_not_make_it_forget_to_look_for_lost_files(
+    root: CacheRoot, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost, away, failed = taken(root, 1), root.path / "away", asyncio.Event()
+    await insert(journal, lost, "one")
+    lost.folder.rename(away)
+
+    async def fail(*_: object) -> None:
+        failed.set()
+        raise sqlite3.OperationalError("database or disk is full")
+
+    async with pushing(remote := Scripted(), journal) as pusher:
+        await until(lambda: pusher.parked, "the pusher")
+        away.rename(lost.folder)
+        with monkeypatch.context() as patched:
+            patched.setattr(journal, "unpark", fail)
+            pusher.look_for_lost()
+            await asyncio.wait_for(failed.wait(), 10)
+        await until(lambda: remote.batches and not pusher.waiting, "the pusher")
+
+
 async def test_lost_files_are_looked_for_after_a_start(root: CacheRoot, journal: Journal) -> None:
     lost, away = taken(root, 1), root.path / "away"
     await insert(journal, lost, "one")

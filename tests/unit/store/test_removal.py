@@ -16,7 +16,7 @@ from neff import keys
 from neff.keys import ModuleName
 from neffd import points
 from neffd.layouts import xla
-from neffd.store import inuse
+from neffd.store import fsops, inuse
 from neffd.store.eviction import Kept
 from neffd.store.index import Evicted, Index
 from neffd.store.removal import Removal, Remover
@@ -231,6 +231,26 @@ def test_nothing_goes_that_the_database_could_not_note(
     with pytest.raises(sqlite3.OperationalError):
         unmark(root, remover, NAME)
     assert entries.read(root.path, NAME) == before
+
+
+def test_no_file_goes_before_the_disk_has_that_the_mark_is_gone(
+    root: CacheRoot, index: Index, remover: Remover, monkeypatch: pytest.MonkeyPatch, name: ModuleName
+) -> None:
+    folder = write(root, name)
+    files = set(entries.read(root.path, name)) - {keys.ready_mark(name.namespace)}
+
+    def broken(directory: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error", str(directory))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fsops, "sync_directory", broken)
+        (gone,), kept = unmark(root, remover, name)
+        assert (kept, remover.finish(gone)) == ({}, Removal.AGAIN)
+        assert set(entries.read(root.path, name)) == files
+        assert index.unfinished_evictions(root.path) == [gone], "it is tried again"
+    assert remover.finish(gone) is Removal.REMOVED
+    assert not folder.exists()
+    assert index.unfinished_evictions(root.path) == []
 
 
 @needs_root

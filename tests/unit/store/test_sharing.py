@@ -175,6 +175,10 @@ def test_who_is_in_a_group_without_an_account_that_says_so(place: Path) -> None:
     assert MEMBER.run(lambda: _can_compile_again(cache / NAME.namespace / NAME.key))
 
 
+def test_the_advice_can_be_given_for_a_directory_that_is_gone(tmp_path: Path) -> None:
+    assert sharing.share_command(tmp_path / "gone").endswith(f" {tmp_path}/gone")
+
+
 def test_a_process_whose_name_is_cut_within_a_letter(tmp_path: Path) -> None:
     script = tmp_path / "run_モデル学習.sh"
     script.write_text("#!/bin/sh\nread line\n")
