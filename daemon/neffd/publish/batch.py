@@ -38,6 +38,8 @@ class Limits:
 class Batcher:
     """Collects items of one remote into batches: oldest first, in a hurry what cost most to compile first.
 
+    What was in a batch before goes behind all that was not, or many that fail would keep the others waiting.
+
     Args:
         clock: monotonic seconds.
         wall: seconds since the epoch; believed in how long an item has waited before, up to `max_delay_s`.
@@ -48,6 +50,8 @@ class Batcher:
         self._clock = clock
         self._wall = wall
         self._waiting: dict[int, tuple[Item, float]] = {}
+        self._tried: dict[int, int] = {}  # in which batch, of what may come again
+        self._batches = 0
         self._oldest_at = math.inf
         self._newest_at = clock()
         self._flush = self._is_hurried = False
@@ -107,14 +111,20 @@ class Batcher:
             del self._waiting[item.id]
             self._size_bytes -= item.size_bytes
             self._file_count -= item.file_count
+        self._batches += 1
+        self._tried = {id: batch for id, batch in self._tried.items() if id in self._waiting}
+        self._tried |= dict.fromkeys((item.id for item in batch), self._batches)
         if not self._waiting:
             self._flush = False
         self._oldest_at = min((since for _, since in self._waiting.values()), default=math.inf)
         return batch
 
     def _in_order(self) -> list[Item]:
-        items = sorted((item for item, _ in self._waiting.values()), key=lambda item: item.id)
+        items = sorted((item for item, _ in self._waiting.values()), key=self._turn)
         return sorted(items, key=lambda item: -(item.compile_s or 0.0)) if self._is_hurried else items
+
+    def _turn(self, item: Item) -> tuple[int, int]:
+        return self._tried.get(item.id, 0), item.id
 
     def _is_full(self) -> bool:
         return self._size_bytes >= self._limits.max_bytes or self._file_count >= self._limits.max_files

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import logging
 import sqlite3
 import time
@@ -98,7 +99,8 @@ class Collector:
         self._clock = clock
         self._settling = Settling(settle_s, clock)
         self._given_up: dict[ModuleName, Inspection] = {}
-        self._failing: set[ModuleName] = set()
+        self._failing: dict[ModuleName, int] = {}  # and which failure was its last
+        self._failures = itertools.count(1)
         self._has_lost_events = False
         self._storage = Backoff(1.0, 60.0, clock)
         self._unreadable = Unreadable(root, self._problems)
@@ -246,8 +248,8 @@ class Collector:
             raise
 
     async def _look_at(self, names: Sequence[ModuleName]) -> None:
-        if self._failing:  # last: one that cannot be read must not keep those behind it waiting
-            names = sorted(names, key=self._failing.__contains__)
+        if self._failing:  # last, and in turns: one that cannot be read must not keep those behind it waiting
+            names = sorted(names, key=lambda name: self._failing.get(name, 0))
         for start in range(0, len(names), _STRIDE):
             audience = self._audience()
             look = functools.partial(self._survey.look_at, asking_index=not audience.is_nobody)
@@ -282,7 +284,7 @@ class Collector:
             await self._take(name, looks)
 
     async def _settled(self, name: ModuleName) -> None:
-        self._failing.discard(name)
+        self._failing.pop(name, None)
         self._settling.drop(name)
         if self._watch.has_entries and self._watch.watches(self._root.entry(name)):
             await self._in_worker(self._watch.drop, self._root.entry(name))
@@ -314,7 +316,7 @@ class Collector:
             await self._give_up(name, looks)
         except (OSError, sqlite3.Error) as error:  # a full disk, say: tried again after a while
             self._metrics.not_pushed.labels("disk").inc()
-            self._failing.add(name)
+            self._failing[name] = next(self._failures)
             self._storage_failed(error)
         else:
             self._storage_works()

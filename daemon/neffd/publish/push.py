@@ -248,20 +248,23 @@ class Pusher:
 
     async def _push_batch(self) -> None:
         items = self._under_way = self._batcher.take()
+        left = {item.id: item for item in items}
         try:
             rows = await self._journal.load(items, self._remote.name)
+            left = {row.item.id: row.item for row in rows}
             await self._learn_whose([row.entry.name for row in rows])
-            wanted = [row for row in rows if not await self._parked_at_once(row)]
-            if wanted:
-                outcomes = await self._publish(wanted)
-                settled = [await self._settle(row, outcome) for row, outcome in zip(wanted, outcomes, strict=True)]
-                if not all(settled):
-                    failed = (outcome for outcome in outcomes if isinstance(outcome, EntryFailed))
-                    why = next(outcome.reason for outcome in failed if not outcome.permanent)
-                    raise RemoteUnavailable(why, "some entries wait for another try")
+            wanted = [row for row in rows if not await self._stays(row)]
+            outcomes = await self._publish(wanted) if wanted else []
+            settled = [row for row, outcome in zip(wanted, outcomes, strict=True) if await self._settle(row, outcome)]
+            for number in [*self.parked, *(row.item.id for row in settled)]:
+                left.pop(number, None)
+            if left:
+                failed = (outcome for outcome in outcomes if isinstance(outcome, EntryFailed) and not outcome.permanent)
+                why = next((outcome.reason for outcome in failed), "disk")
+                raise RemoteUnavailable(why, "some entries wait for another try")
         except BaseException:
-            for item in items:
-                self._batcher.add(item)  # what the journal has closed meanwhile is left out next time
+            for item in left.values():
+                self._batcher.add(item)
             raise
         finally:
             self._under_way = []
@@ -367,10 +370,11 @@ class Pusher:
         if self._find_out is not None and self._asks_whose and names:
             await self._find_out(names)
 
-    async def _parked_at_once(self, row: Row) -> bool:
-        """Rule 5: nothing to a public remote unless it was allowed; old entries as configured.
+    async def _stays(self, row: Row) -> bool:
+        """Rule 5: nothing to a public remote unless it was allowed; old entries as configured. It is parked then.
 
-        An entry whose pinned files are gone would fail, and its whole batch with it, for ever.
+        An entry whose pinned files are gone would fail, and its whole batch with it, for ever; one of which that cannot
+        be told, since a mount is away, say, is not parked.
         """
         reason = ""
         if self._is_public and not self._allow_public:
@@ -379,8 +383,12 @@ class Pusher:
             reason = PRIVATE_MODEL
         elif row.existing and self._is_public and self._existing == "private-only":
             reason = "existing-on-public"
-        elif not await asyncio.to_thread(is_whole, row.entry):
-            reason = "files-lost"
+        else:
+            try:
+                reason = "" if await asyncio.to_thread(is_whole, row.entry) else "files-lost"
+            except OSError as error:
+                log.info("the pinned files of %s: %s", row.entry.name, error)
+                return True
         if reason:
             await self._park(row, reason)
         return bool(reason)

@@ -23,6 +23,8 @@ class BatcherMachine(RuleBasedStateMachine):
         self.model: dict[int, tuple[Item, float]] = {}
         self.newest_at = self.clock()
         self.is_flushing = False
+        self.tried: dict[int, int] = {}
+        self.batches = 0
 
     @rule(
         number=st.integers(0, 30),
@@ -66,16 +68,19 @@ class BatcherMachine(RuleBasedStateMachine):
     @rule()
     def take(self) -> None:
         batch = self.batcher.take()
-        expected = [self.model[number][0] for number in sorted(self.model)][: len(batch)]
-        assert batch == expected, "oldest first"
+        in_turn = sorted(self.model, key=lambda number: (self.tried.get(number, 0), number))
+        assert batch == [self.model[number][0] for number in in_turn][: len(batch)], "oldest first, those tried last"
         assert bool(batch) == bool(self.model)
         if len(batch) > 1:
             assert _bytes(batch) <= LIMITS.max_bytes
             assert _files(batch) <= LIMITS.max_files
+        self.batches += 1
         for item in batch:
             del self.model[item.id]
+        self.tried = {number: count for number, count in self.tried.items() if number in self.model}
+        self.tried |= {item.id: self.batches for item in batch}
         if self.model:
-            following = self.model[min(self.model)][0]
+            following = self.model[in_turn[len(batch)]][0]
             full = [*batch, following]
             assert _bytes(full) > LIMITS.max_bytes or _files(full) > LIMITS.max_files, "as much as fits"
         else:
@@ -160,7 +165,7 @@ def test_what_waited_in_earlier_lives_need_not_wait_again() -> None:
         wall.pass_s(5.0)
 
 
-def test_what_could_not_be_sent_is_as_old_as_before_and_in_its_place() -> None:
+def test_what_could_not_be_sent_is_as_old_as_before_and_keeps_nothing_else_back() -> None:
     clock, wall = Clock(), Clock(1e9)
     batcher = Batcher(LIMITS, clock, wall)
     batcher.add(old := Item(1, 1, 1, wall()))
@@ -170,4 +175,4 @@ def test_what_could_not_be_sent_is_as_old_as_before_and_in_its_place() -> None:
     batcher.add(new := Item(2, 1, 1, wall()))
     batcher.add(old)
     assert batcher.due_in_s == 0
-    assert batcher.take() == [old, new]
+    assert batcher.take() == [new, old]

@@ -27,6 +27,7 @@ from neffd.publish import collect
 from neffd.publish.journal import Journal
 from neffd.publish.take import take
 from neffd.publish.watch import MAX_ENTRY_WATCHES
+from neffd.retry import Backoff
 from neffd.store.database import Database
 from neffd.store.index import Index, Known
 from neffd.store.root import CacheRoot
@@ -183,6 +184,36 @@ async def test_one_that_cannot_be_read_keeps_no_other_back(
         await host.until(lambda: host.taken == len(names) - 1, "all but that one")
         monkeypatch.undo()
         await host.until(lambda: host.taken == len(names), "and that one, once it can be read", 30)
+
+
+async def test_those_that_could_not_be_taken_are_tried_in_turns(
+    root: CacheRoot, index: Index, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk was full, and has room again for all but one of them."""
+    names, tried = [entries.module(number) for number in range(3)], list[ModuleName]()
+    has_room = False
+
+    def take_if_there_is_room(root: CacheRoot, name: ModuleName, *rest: Any, **more: Any) -> Any:
+        tried.append(name)
+        if not has_room or name == tried[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return take(root, name, *rest, **more)
+
+    monkeypatch.setattr(collect, "Backoff", _QuickBackoff)
+    monkeypatch.setattr(collect, "take", take_if_there_is_room)
+    for name in names:
+        entries.write(root.path, name, entries.files(name))
+    async with collecting(root, index, journal) as host:
+        await host.until(lambda: len(set(tried)) == len(names), "all of them are tried on the full disk")
+        has_room = True
+        await host.until(lambda: host.taken == len(names) - 1, "all but the one")
+
+
+class _QuickBackoff(Backoff):
+    """Never longer than a moment."""
+
+    def __init__(self, first_s: float, limit_s: float, clock: Any) -> None:
+        super().__init__(0.01, 0.01, clock)
 
 
 def _has_seen(host: Collecting, count: int) -> bool:

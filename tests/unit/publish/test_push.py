@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
@@ -15,6 +16,7 @@ from neffd.metrics import Metrics
 from neffd.publish import push
 from neffd.publish.batch import Limits
 from neffd.publish.journal import Journal
+from neffd.publish.parking import is_whole
 from neffd.publish.push import Pusher
 from neffd.remotes.base import Access, EntryFailed, OutgoingEntry, PublishResult, Remote, RemoteUnavailable
 from neffd.store.root import CacheRoot
@@ -184,6 +186,28 @@ async def test_a_full_disk_does_not_make_it_forget_to_look_for_lost_files(
             pusher.look_for_lost()
             await asyncio.wait_for(failed.wait(), 10)
         await until(lambda: remote.batches and not pusher.waiting, "the pusher")
+
+
+async def test_files_that_cannot_be_looked_at_keep_no_others_back(
+    root: CacheRoot, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their cache directory's mount is dead, and another's is not."""
+    away = taken(root, 1)
+    for entry in (away, taken(root, 2), taken(root, 3)):
+        await insert(journal, entry, "one")
+
+    def look(entry: OutgoingEntry) -> bool:
+        if entry.directory == away.folder:
+            raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+        return is_whole(entry)
+
+    async with pushing(remote := Scripted(), journal) as pusher:
+        with monkeypatch.context() as dead:
+            dead.setattr(push, "is_whole", look)
+            await until(lambda: pusher.trouble == "disk" and pusher.waiting == 1, "the others are sent")
+            assert [len(batch) for batch in remote.batches] == [2]
+        await until(lambda: not pusher.waiting and pusher.trouble is None, "and this one when it is back")
+    assert await journal.remotes() == set()
 
 
 async def test_lost_files_are_looked_for_after_a_start(root: CacheRoot, journal: Journal) -> None:

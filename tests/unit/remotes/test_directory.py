@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -15,6 +15,7 @@ from neffd.remotes import directory, provenance
 from neffd.remotes.base import EntryFailed, EntryRefused, PublishResult, RemoteEntry, RemoteUnavailable
 from neffd.remotes.directory import DirectoryRemote
 from neffd.remotes.provenance import Provenance
+from neffd.store import fsops
 from neffd.store.root import PART_SUFFIX
 from tests.harness import entries
 from tests.harness.listing import all_keys
@@ -243,6 +244,47 @@ async def test_a_full_remote(
     assert await all_keys(remote, NAME.namespace) == frozenset()
     assert list((shared / ".neffd-staging").iterdir()) == []
     assert await remote.publish([outgoing(tmp_path / "pin", NAME, entries.files(NAME))]) == [STORED]
+
+
+async def test_one_that_cannot_be_read_here_keeps_no_other_back(
+    remote: DirectoryRemote, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [entries.module(number) for number in range(3)]
+    batch = [outgoing(tmp_path / name.key, name, entries.files(name)) for name in names]
+    copy = fsops.copy_hashed
+
+    def copy_unless_bad(source: Path, *rest: Any) -> Any:
+        if source.is_relative_to(batch[0].directory):
+            raise OSError(errno.EIO, "Input/output error")
+        return copy(source, *rest)
+
+    monkeypatch.setattr(fsops, "copy_hashed", copy_unless_bad)
+    assert await remote.publish(batch) == [EntryFailed("io-error", permanent=False), STORED, STORED]
+    assert list((shared / ".neffd-staging").iterdir()) == []
+
+
+async def test_what_fails_for_all_is_the_directorys(
+    remote: DirectoryRemote, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    batch = [outgoing(tmp_path / "pin", NAME, entries.files(NAME))]
+    await remote.publish([outgoing(tmp_path / "x", entries.module(2), entries.files(entries.module(2)))])
+    monkeypatch.setattr(Path, "mkdir", fail)
+    with pytest.raises(RemoteUnavailable) as failed:
+        await remote.publish(batch)
+    assert failed.value.reason == "io-error"
+
+
+async def test_what_has_all_that_we_have_is_not_written_again(
+    remote: DirectoryRemote, shared: Path, tmp_path: Path
+) -> None:
+    entry = outgoing(tmp_path / "pin", NAME, entries.files(NAME))
+    await remote.publish([entry])
+    before = {path: path.stat().st_ino for path in (shared / str(NAME)).iterdir()}
+    assert await remote.publish([entry]) == [STORED]
+    assert {path: path.stat().st_ino for path in (shared / str(NAME)).iterdir()} == before
 
 
 async def test_a_full_disk_of_this_host_is_not_the_remotes_fault(

@@ -18,6 +18,7 @@ from neff.keys import ModuleName
 from neffd.remotes import provenance
 from neffd.remotes.base import EntryFailed, PublishResult
 from neffd.remotes.directory import DirectoryRemote
+from neffd.remotes.directory_publish import DirectoryPublisher
 from neffd.store import fsops
 from tests.harness import entries
 from tests.harness.daemon import python_path
@@ -125,6 +126,31 @@ async def test_no_key_before_its_mark(
     assert await remote.publish([outgoing(tmp_path / "pin", NAME, entries.files(NAME))]) == [STORED]
     assert seen == [frozenset(), None]
     assert await all_keys(remote, NAME.namespace) == {NAME.key}
+
+
+@needs_root
+@pytest.mark.parametrize("is_ready", [True, False])
+def test_an_entry_in_another_users_folder_keeps_no_other_back(is_ready: bool) -> None:
+    """It came by a copy of somebody's, say; where it is whole, it is there for everybody."""
+    names = [entries.module(number) for number in range(3)]
+    theirs = entries.files(names[0])
+    if not is_ready:
+        del theirs[keys.ready_mark(entries.NAMESPACE)]
+    with tempfile.TemporaryDirectory() as place:
+        shared = Path(place)
+        entries.write(shared, names[0], theirs)
+        batch = [outgoing(shared / f"pins-{name.key}", name, entries.files(name)) for name in names]
+        for folder in (shared, shared / entries.NAMESPACE):
+            folder.chmod(0o777)
+        for folder in (entry.directory for entry in batch):
+            folder.chmod(0o755)
+
+        def publish() -> list[str]:
+            outcomes = DirectoryPublisher(shared).publish(batch, {})
+            return [one.reason if isinstance(one, EntryFailed) else one.value for one in outcomes]
+
+        of_theirs = ALREADY_THERE.value if is_ready else "no-write-access"
+        assert User(uid=4321, gid=4321).run(publish) == [of_theirs, STORED.value, STORED.value]
 
 
 @pytest.mark.parametrize("namespace", [entries.NAMESPACE, entries.OLD_NAMESPACE])

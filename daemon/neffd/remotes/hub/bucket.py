@@ -26,6 +26,7 @@ from neffd.remotes import provenance
 from neffd.remotes.base import (
     BEING_REWRITTEN,
     NO_DOCUMENTS,
+    NOT_TRIED,
     STILL_LISTING,
     Access,
     Document,
@@ -42,7 +43,7 @@ from neffd.remotes.hub.bucket_documents import BucketDocuments
 from neffd.remotes.hub.bucket_listings import Listing, Listings
 from neffd.remotes.hub.bucket_publish import BucketPublisher
 from neffd.remotes.hub.bucket_rule import NAMES, Picture, Stored
-from neffd.remotes.hub.files import has_changed
+from neffd.remotes.hub.files import flaw
 from neffd.remotes.hub.together import Together
 from neffd.remotes.hub.tokens import TokenSource
 from neffd.remotes.hub.workers import HubCallFailed, HubWorker, OnProgress
@@ -165,10 +166,12 @@ class HubBucketRemote:
         self, entries: Sequence[OutgoingEntry], documents: Mapping[str, bytes] = NO_DOCUMENTS
     ) -> list[PublishResult | EntryFailed]:
         # A copy that was written over goes with the one that was taken after it, if that is here.
-        sound = await self._in_thread(lambda: [entry for entry in entries if not has_changed(entry)])
+        flaws = await self._in_thread(lambda: [flaw(entry) for entry in entries])
+        sound = [entry for entry, found in zip(entries, flaws, strict=True) if found is None]
         publisher = BucketPublisher(self._pictures, self._call_uploader, self._clock, random.uniform(1.0, 1.5))
         outcomes = await publisher.publish(sound)
-        of_entries = [outcomes.get(entry.name, EntryFailed("changed-locally")) for entry in entries]
+        untold = EntryFailed(NOT_TRIED, permanent=False)
+        of_entries = [outcomes.get(entry.name) or found or untold for entry, found in zip(entries, flaws, strict=True)]
         return of_entries + await self._documents.put(documents, of_entries)
 
     async def documents(self, folder: str) -> list[Document]:
@@ -285,7 +288,10 @@ class HubBucketRemote:
     async def _call(
         self, worker: HubWorker, op: str, on_progress: OnProgress = lambda _: None, **fields: Any
     ) -> dict[str, Any]:
-        await self._in_thread(lambda: self._scratch.mkdir(parents=True, exist_ok=True))
+        try:
+            await self._in_thread(lambda: self._scratch.mkdir(parents=True, exist_ok=True))
+        except OSError as error:
+            raise RemoteUnavailable("disk", str(error)) from error
         request = {"bucket": self._bucket, "token": self._tokens.get(), "scratch": str(self._scratch), **fields}
         try:
             return await worker.call(op, on_progress, **request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -79,8 +80,11 @@ class Listings:
         try:
             found = await self._take(namespace, into)
             present = await asyncio.to_thread(_read_keys, into)
+        except OSError as error:
+            raise RemoteUnavailable("disk", str(error)) from error
         finally:
-            await asyncio.to_thread(into.unlink, missing_ok=True)
+            with contextlib.suppress(OSError):  # a file system that has become read-only says so of what is not there
+                await asyncio.to_thread(into.unlink, missing_ok=True)
         fresh_s = max(float(found["took_s"]), int(found["files"]) // _FILES_PER_PAGE * _PAGE_COST_S)
         listing = Listing(str(found["digest"]), present, self._clock() + fresh_s)
         self._known[namespace] = listing

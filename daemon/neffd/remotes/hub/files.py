@@ -8,7 +8,7 @@ import threading
 from io import FileIO
 from pathlib import Path
 
-from neffd.remotes.base import EntryRefused, OutgoingEntry, RemoteFile, SpoiltOnTheWay
+from neffd.remotes.base import EntryFailed, OutgoingEntry, RemoteFile, SpoiltOnTheWay
 from neffd.remotes.provenance import FileDigest
 from neffd.store import fsops
 from neffd.store.root import PART_SUFFIX
@@ -89,7 +89,7 @@ class IncomingFile:
     def _checked(self) -> FileDigest:
         expected, sha256 = self.expected, self._sha256.hexdigest()
         if self._arrived_bytes != expected.size_bytes:
-            raise EntryRefused("size-mismatch", f"{expected.name} is shorter than stated")
+            raise SpoiltOnTheWay("size-mismatch", f"{expected.name} is shorter than stated")
         if expected.sha256 is None:
             is_it = expected.git_sha1 in (None, self._git_sha1.hexdigest())
         else:
@@ -120,18 +120,20 @@ class IncomingFile:
     def _count(self, piece: bytes) -> None:
         self._arrived_bytes += len(piece)
         if self._arrived_bytes > self.expected.size_bytes:
-            raise EntryRefused("size-mismatch", f"{self.expected.name} is longer than stated")
+            raise SpoiltOnTheWay("size-mismatch", f"{self.expected.name} is longer than stated")
         self._sha256.update(piece)
         if self.expected.sha256 is None:
             self._git_sha1.update(piece)
 
 
-def has_changed(entry: OutgoingEntry) -> bool:
-    """Whether a pinned file is no longer what was taken. Blocking."""
+def flaw(entry: OutgoingEntry) -> EntryFailed | None:
+    """Why an entry cannot go as it is pinned; None where its files are what was taken. Blocking."""
     try:
-        return any(
-            FileDigest(*fsops.hash_file(entry.directory / (file + PART_SUFFIX))) != digest
-            for file, digest in entry.provenance.files.items()
-        )
-    except OSError:
-        return True
+        for file, digest in entry.provenance.files.items():
+            if FileDigest(*fsops.hash_file(entry.directory / (file + PART_SUFFIX))) != digest:
+                return EntryFailed("changed-locally")
+    except FileNotFoundError:
+        return EntryFailed("gone-locally")
+    except OSError:  # says nothing of the file: too many are open, a mount is away
+        return EntryFailed("disk", permanent=False)
+    return None

@@ -40,7 +40,7 @@ from neffd.remotes.hub.commits import CONFLICT_PAUSE_S, Commits
 from neffd.remotes.hub.documents import Documents
 from neffd.remotes.hub.downloads import Downloads
 from neffd.remotes.hub.failures import judge
-from neffd.remotes.hub.files import has_changed
+from neffd.remotes.hub.files import flaw
 from neffd.remotes.hub.fill import Fill
 from neffd.remotes.hub.lookups import Lookups
 from neffd.remotes.hub.plan import CommitPlan, describe_commit
@@ -159,11 +159,13 @@ class HubRepoRemote:
         self, entries: Sequence[OutgoingEntry], documents: Mapping[str, bytes] = NO_DOCUMENTS
     ) -> list[PublishResult | EntryFailed]:
         # A copy that was written over goes with the one that was taken after it, if that is here.
-        sound = await self._in_thread(lambda: [entry for entry in entries if not has_changed(entry)])
+        flaws = await self._in_thread(lambda: [flaw(entry) for entry in entries])
+        sound = [entry for entry, found in zip(entries, flaws, strict=True) if found is None]
         missing = {entry.name for entry in entries}.difference(entry.name for entry in sound)
         # Which entries a document speaks of is not known here: with one of them missing, none goes.
         outcomes = await self._commits.bring(sound, NO_DOCUMENTS if missing else documents)
-        of_entries = [outcomes.get(entry.name, EntryFailed("changed-locally")) for entry in entries]
+        untold = EntryFailed(NOT_TRIED, permanent=False)
+        of_entries = [outcomes.get(entry.name) or found or untold for entry, found in zip(entries, flaws, strict=True)]
         return of_entries + [outcomes.get(path, EntryFailed(NOT_TRIED, permanent=False)) for path in documents]
 
     async def documents(self, folder: str) -> list[Document]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neffd.remotes.base import EntryRefused, RemoteFile
+from neffd.remotes.base import RemoteFile, SpoiltOnTheWay
 from neffd.remotes.hub.files import IncomingFile
 from neffd.remotes.provenance import FileDigest
 from tests.hub.gitobjects import blob_id
@@ -47,7 +47,7 @@ def test_pieces_of_any_size_make_the_file(
 def test_what_is_not_as_stated_is_refused(tmp_path: Path, large: bool, arrived: bytes, reason: str) -> None:
     incoming = IncomingFile(tmp_path / "f", stated(DATA, large=large))
     incoming.write(arrived)
-    with pytest.raises(EntryRefused) as refused:
+    with pytest.raises(SpoiltOnTheWay) as refused:
         incoming.finish()
     incoming.close()
     assert refused.value.reason == reason
@@ -56,7 +56,7 @@ def test_what_is_not_as_stated_is_refused(tmp_path: Path, large: bool, arrived: 
 def test_more_than_stated_never_reaches_the_disk(tmp_path: Path) -> None:
     incoming = IncomingFile(tmp_path / "f", stated(DATA, large=True))
     incoming.write(DATA)
-    with pytest.raises(EntryRefused, match="longer"):
+    with pytest.raises(SpoiltOnTheWay, match="longer"):
         incoming.write(b"!")
     incoming.close()
     assert (tmp_path / "f").read_bytes() == DATA
