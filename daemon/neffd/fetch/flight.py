@@ -51,6 +51,7 @@ class Flight:
     is_urgent: bool = False
     remote: str = ""
     own_bytes: int = 0
+    signs: int = 0  # that something moved for it, where no byte of its own did
     total_bytes: int = 0
     give_up_s: float = LONGEST_WAIT_S
     left_s: float | None = None
@@ -82,7 +83,7 @@ class Flight:
     @property
     def done_bytes(self) -> int:
         """Grows as long as anything moves on behalf of this flight."""
-        return self.queued_bytes + self.own_bytes
+        return self.queued_bytes + self.own_bytes + self.signs
 
 
 class Flights:
@@ -113,6 +114,10 @@ class Flights:
         """Note `count` bytes of `flight`; from any thread, since a lost update only makes progress look smaller."""
         flight.own_bytes += count
         self._line.moved_bytes += count
+
+    def alive(self, flight: Flight) -> None:
+        """Note that something moves for `flight`, though none of its bytes; from any thread."""
+        flight.signs += 1
 
     def under_way(self) -> list[Flight]:
         """Flights that a remote was found for."""

@@ -79,11 +79,17 @@ class Watching:
         await self._held.enter_async_context(self._reserve(entry.size_bytes))
         self._due_at = self._clock() + self._stall_s
         self._flight.begin(entry.size_bytes)
+        self._seen_bytes = self._flight.done_bytes
         self._pace = Pace(self._flight.give_up_s, self._clock(), self._flight.own_bytes)
 
     def moved(self, count: int) -> None:
         """See `Watcher.moved`."""
         self._flights.moved(self._flight, count)
+        self._on_moved()
+
+    def alive(self) -> None:
+        """See `Watcher.alive`."""
+        self._flights.alive(self._flight)
         self._on_moved()
 
     def overdue(self) -> str | None:
@@ -93,8 +99,8 @@ class Watching:
             flight.left_s = self._pace.left_s(self._clock(), flight.own_bytes, flight.total_bytes)
         if self._due_at is None or (flight.has_begun and flight.own_bytes >= flight.total_bytes):
             return None  # it waits for its turn, or for the disk
-        if flight.has_begun and flight.own_bytes != self._seen_bytes:
-            self._seen_bytes = flight.own_bytes
+        if flight.has_begun and flight.done_bytes != self._seen_bytes:
+            self._seen_bytes = flight.done_bytes
             self._due_at = self._clock() + self._stall_s
         if self._clock() <= self._due_at:
             return None

@@ -138,6 +138,9 @@ class Watcher(Protocol):
     def moved(self, count: int) -> None:
         """`count` bytes arrived. From any thread."""
 
+    def alive(self) -> None:
+        """Something moves that the entry waits for, though no byte of it arrived. From any thread."""
+
 
 @dataclass(frozen=True)
 class OutgoingEntry:

@@ -130,3 +130,21 @@ async def test_nobody_waits_longer_than_a_compile(compile_s: float | None, give_
     async with host.watching(flight) as watching:
         await watching.turn(entry(flight, 10, compile_s))
         assert flight.give_up_s == give_up_s
+
+
+async def test_signs_of_life_are_no_bytes() -> None:
+    """Behind others, it is neither stalled nor slow; who waits for it sees that something moves."""
+    host = Host()
+    flight = host.flight(1)
+    async with host.watching(flight) as watching:
+        await watching.turn(entry(flight, 100))
+        for _ in range(20):
+            before = flight.done_bytes
+            host.clock.pass_s(1.0)
+            watching.alive()
+            assert watching.overdue() is None
+            assert flight.left_s is None
+            assert flight.done_bytes > before
+        assert flight.own_bytes == 0
+        host.clock.pass_s(STALL_S + 0.1)
+        assert watching.overdue() == "no byte in 5 s"

@@ -29,7 +29,7 @@ class Waiting:
         on_moved: Callable[[int], object] = lambda count: None,
     ) -> None:
         self.is_urgent = is_urgent
-        self.moved_bytes = 0
+        self.moved_bytes = self.signs = 0
         self.beside = beside
         self._at_turn = at_turn
         self._on_moved = on_moved
@@ -45,6 +45,9 @@ class Waiting:
     def moved(self, count: int) -> None:
         self.moved_bytes += count
         self._on_moved(count)
+
+    def alive(self) -> None:
+        self.signs += 1
 
 
 async def fetched(

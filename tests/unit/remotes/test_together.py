@@ -48,6 +48,17 @@ async def test_what_comes_together_is_one_batch(tasks: Tasks) -> None:
     assert work.batches == [["a", "b", "c"], ["d"]]
 
 
+async def test_the_order_is_that_of_the_moment(tasks: Tasks) -> None:
+    work, last = Work(), {"c", "d"}
+    together = Together(work, tasks, most=2, order=lambda question: question in last)
+    running = [tasks.start(together.ask(question), name=question, watched=True) for question in "cabde"]
+    await work.began.wait()
+    last.remove("d")
+    work.free.set()
+    await asyncio.gather(*running)
+    assert work.batches == [["a", "b"], ["d", "e"], ["c"]]
+
+
 async def test_what_comes_meanwhile_is_the_next_batch(tasks: Tasks) -> None:
     work = Work()
     together = Together(work, tasks, most=3)

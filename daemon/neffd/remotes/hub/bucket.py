@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
-import os
 import random
 import re
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,6 +38,7 @@ from neffd.remotes.base import (
     Watcher,
 )
 from neffd.remotes.hub.bucket_documents import BucketDocuments
+from neffd.remotes.hub.bucket_download import BucketDownloads
 from neffd.remotes.hub.bucket_listings import Listing, Listings
 from neffd.remotes.hub.bucket_publish import BucketPublisher
 from neffd.remotes.hub.bucket_rule import NAMES, Picture, Stored
@@ -48,8 +47,6 @@ from neffd.remotes.hub.together import Together
 from neffd.remotes.hub.tokens import TokenSource
 from neffd.remotes.hub.workers import HubCallFailed, HubWorker, OnProgress
 from neffd.remotes.provenance import FileDigest, Provenance
-from neffd.store import fsops
-from neffd.store.root import PART_SUFFIX
 from neffd.tasks import Tasks
 from neffd.threads import whole_pool
 
@@ -59,22 +56,14 @@ _THREADS = 4
 # The Hub answers at most so many a request.
 _PATHS_PER_LOOK = 1_000
 _ENTRIES_PER_LOOK = _PATHS_PER_LOOK // len(NAMES)
-_ENTRIES_PER_DOWNLOAD = 64
+# What is prefetched comes in smaller batches: a rank may come to wait for one of the next.
+_ENTRIES_PER_DOWNLOAD, _ENTRIES_AHEAD = 64, 16
 # A page, or the next bytes of a transfer, are due within this.
 _READ_STALL_S = 10.0
 _REMEMBERED = 10_000
 # An answer of a worker is one line of bounded length.
 _STATEMENTS_BYTES = 4 * provenance.MAX_BYTES
 _XET_HASH = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class _Transfer:
-    """One entry on its way down."""
-
-    entry: RemoteEntry
-    directory: Path
-    progress: Callable[[int], None]
 
 
 class HubBucketRemote:
@@ -100,16 +89,18 @@ class HubBucketRemote:
         self._tokens = tokens
         self._clock = clock
         self._scratch = home / "buckets" / name
-        # Four, since calls of one process wait for each other: a rank's look must not wait for an upload or a listing.
-        # Each runs only while it is used.
+        # Several, since calls of one process wait for each other: what a rank waits for must not wait for an upload, a
+        # listing, or what is prefetched. Each runs only while it is used.
         self._lister = HubWorker(home, endpoint, stall_s=_READ_STALL_S)
         self._reader = HubWorker(home, endpoint, stall_s=_READ_STALL_S)
         self._downloader = HubWorker(home, endpoint, stall_s=_READ_STALL_S)
+        self._prefetcher = HubWorker(home, endpoint, stall_s=_READ_STALL_S)
         self._uploader = HubWorker(home, endpoint, is_patient=True)
         self._threads = whole_pool(_THREADS, f"neffd-remote-{name}")
         self._tasks = Tasks()
         self._looks = Together(self._look, self._tasks, _ENTRIES_PER_LOOK)
-        self._transfers = Together(self._transfer, self._tasks, _ENTRIES_PER_DOWNLOAD)
+        self._for_ranks = self._downloads(self._downloader, _ENTRIES_PER_DOWNLOAD)
+        self._ahead = self._downloads(self._prefetcher, _ENTRIES_AHEAD)
         self._listings = Listings(self._list, self._scratch, self._tasks, clock)
         self._documents = BucketDocuments(self._call_lister, self._call_uploader, self._scratch)
         self._looks_without_listing = itertools.count()
@@ -155,7 +146,8 @@ class HubBucketRemote:
         if entry is None:
             return None
         await watcher.turn(entry)
-        digests = await self._transfers.ask(_Transfer(entry, directory, watcher.moved))
+        downloads = self._for_ranks if watcher.is_urgent else self._ahead
+        digests = await downloads.get(entry, directory, watcher)
         if not _fits(entry, digests) and _remember(self._doubtful, entry.revision, None):
             # Perhaps a host is about to mend it: only what is still the same next time is refused. Who then compiles it
             # and publishes, mends it too.
@@ -188,9 +180,15 @@ class HubBucketRemote:
 
     async def close(self) -> None:
         await self._tasks.stop(timeout_s=1.0)
-        workers = (self._lister, self._reader, self._downloader, self._uploader)
+        workers = (self._lister, self._reader, self._downloader, self._prefetcher, self._uploader)
         await asyncio.gather(*(worker.close() for worker in workers))
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _downloads(self, worker: HubWorker, most: int) -> BucketDownloads:
+        async def download(files: list[list[Any]], on_progress: OnProgress) -> None:
+            await self._call(worker, "bucket-download", on_progress=on_progress, files=files)
+
+        return BucketDownloads(download, self._in_thread, self._tasks, most=most)
 
     async def _unless_long(self, namespace: str) -> Listing | None:
         """A fresh listing; None where it takes its time."""
@@ -245,40 +243,6 @@ class HubBucketRemote:
             for xet_hash, text in found["texts"].items():
                 _remember(self._statements, xet_hash, provenance.parse(text.encode()) if text is not None else None)
 
-    async def _transfer(self, transfers: Sequence[_Transfer]) -> Sequence[dict[str, FileDigest] | Exception]:
-        """Several entries in one go; where that fails each alone, so that one cannot spoil the others."""
-        try:
-            await self._bring(transfers)
-        except RemoteUnavailable:
-            if len(transfers) == 1:
-                raise
-            return [await self._transfer_alone(each) for each in transfers]
-        return await asyncio.gather(*(self._in_thread(_hash_synced, each) for each in transfers))
-
-    async def _transfer_alone(self, transfer: _Transfer) -> dict[str, FileDigest] | Exception:
-        if not any(transfer is one for one in self._transfers.open):
-            return RemoteUnavailable("cancelled")  # nobody will see it
-        try:
-            await self._bring([transfer])
-        except RemoteUnavailable as error:
-            return error
-        return await self._in_thread(_hash_synced, transfer)
-
-    async def _bring(self, transfers: Sequence[_Transfer]) -> None:
-        wanted = []
-        for transfer in transfers:
-            hashes = json.loads(transfer.entry.revision)
-            # What a rank waits for first: the NEFF, then the rest.
-            for file in sorted(transfer.entry.files, key=lambda file: file.name != xla.NEFF):
-                path, target = f"{transfer.entry.name}/{file.name}", transfer.directory / (file.name + PART_SUFFIX)
-                wanted.append([path, file.size_bytes, hashes[file.name], str(target)])
-
-        def moved(_: object) -> None:
-            for transfer in self._transfers.open:
-                transfer.progress(1)  # how much is known at the end; that it moves, to those in the queue too
-
-        await self._call(self._downloader, "bucket-download", on_progress=moved, files=wanted)
-
     async def _call_lister(self, op: str, **fields: Any) -> dict[str, Any]:
         return await self._call(self._lister, op, **fields)
 
@@ -315,21 +279,6 @@ def _fits(entry: RemoteEntry, digests: dict[str, FileDigest]) -> bool:
     if entry.provenance is None:
         return True
     return all(digests.get(file) == stated for file, stated in entry.provenance.files.items() if file in xla.SHARED)
-
-
-def _hash_synced(transfer: _Transfer) -> dict[str, FileDigest] | Exception:
-    """What was written, and safely on disk; an error is this one entry's. Blocking."""
-    digests = {}
-    try:
-        for file in transfer.entry.files:
-            path = transfer.directory / (file.name + PART_SUFFIX)
-            digests[file.name] = FileDigest(*fsops.hash_file(path))
-            with open(path, "rb") as written:
-                os.fsync(written.fileno())
-    except OSError as error:
-        return error
-    transfer.progress(transfer.entry.size_bytes)
-    return digests
 
 
 def _unavailable(error: HubCallFailed) -> RemoteUnavailable:

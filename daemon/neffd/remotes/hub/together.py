@@ -22,10 +22,18 @@ class Together(Generic[Q, A]):
         work: one answer, or the exception to raise, for each question in order. It is cancelled once nobody waits for
             any of its answers.
         most: questions in a batch.
+        order: what comes first of those that are open, by `sorted`; each time anew, and as they came where it is equal.
     """
 
-    def __init__(self, work: Callable[[Sequence[Q]], Awaitable[Sequence[A | Exception]]], tasks: Tasks, most: int):
+    def __init__(
+        self,
+        work: Callable[[Sequence[Q]], Awaitable[Sequence[A | Exception]]],
+        tasks: Tasks,
+        most: int,
+        order: Callable[[Q], int] = lambda question: 0,
+    ):
         self._work = work
+        self._order = order
         self._tasks = tasks
         self._most = most
         self._open: list[tuple[Q, asyncio.Future[A]]] = []
@@ -48,7 +56,8 @@ class Together(Generic[Q, A]):
     async def _run(self) -> None:
         try:
             await asyncio.sleep(_GATHER_S)
-            while batch := [item for item in self._open if not item[1].done()][: self._most]:
+            while waiting := [item for item in self._open if not item[1].done()]:
+                batch = sorted(waiting, key=lambda item: self._order(item[0]))[: self._most]
                 await self._run_batch(batch)
             self._open.clear()
         finally:

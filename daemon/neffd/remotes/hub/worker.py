@@ -17,7 +17,7 @@ import secrets
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 from urllib.parse import urlsplit
 
@@ -39,6 +39,8 @@ class Worker:
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._lock = threading.Lock()
+        self._indices: dict[str, int] = {}
+        self._done_bytes: dict[str, int] = {}
 
     def serve(self, request: Request) -> None:
         """Do what one request asks and answer it."""
@@ -48,6 +50,8 @@ class Worker:
             "xet-download": lambda request: xet_calls.download(request, self.moved),
             **bucket_calls.OPERATIONS,
         }
+        self._indices = {file[-1]: index for index, file in enumerate(request.get("files", ()))}
+        self._done_bytes = {}
         try:
             self._send({"result": operations[request["op"]](request)})
         except Exception as error:  # the boundary of the process: every failure becomes an answer
@@ -56,6 +60,16 @@ class Worker:
     def moved(self, files: Sequence[list[int]] = ()) -> None:
         """Tell the daemon that something still moves: how many bytes of which files of the request, where known."""
         self._send({"progress": list(files)})
+
+    def grown(self, items: Iterable[Any]) -> list[list[int]]:
+        """`[index, bytes]` of those files of the request that grew: hf_xet names each by its target."""
+        grown = []
+        for item in items:
+            index, before = self._indices.get(item.item_name), self._done_bytes.get(item.item_name, 0)
+            if index is not None and item.bytes_completed > before:
+                self._done_bytes[item.item_name] = item.bytes_completed
+                grown.append([index, item.bytes_completed - before])
+        return grown
 
     def access(self, request: Request) -> dict[str, Any]:
         """Who may do what: asks for the repo, then to delete a branch that cannot exist."""
@@ -169,13 +183,13 @@ def report_progress(worker: Worker) -> None:
 
     set_client_factory(lambda: OneTry(follow_redirects=True, timeout=75))
 
-    def update_progress(self: Any, group: Any, _items: Any = None) -> None:
+    def update_progress(self: Any, group: Any, items: Any = None) -> None:
         """hf_xet reports ten times a second, moving or not: what counts is another sum, or a step of its checks."""
         checks = [getattr(group.shard, name) for name in dir(group.shard) if not name.startswith("_")]
         seen = (group.total_bytes_completed, group.total_transfer_bytes_completed, checks)
         if seen != getattr(self, "seen", None):
             self.seen = seen
-            worker.moved()
+            worker.moved(worker.grown((items or {}).values()))
 
     kinds: list[Any] = [reporting.XetDownloadProgressReporter, reporting.XetUploadProgressReporter]
     for kind in kinds:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from neffd.remotes.hub.tokens import TokenSource
 from neffd.store.root import PART_SUFFIX
 from tests.harness import entries
 from tests.hub import HubServer
+from tests.unit.remotes.fetching import Waiting
 from tests.unit.remotes.publishing import outgoing
 
 BUCKET = "alice/shared"
@@ -49,3 +51,17 @@ async def test_a_copy_that_was_written_over_does_not_keep_the_next_one_back(
     before, after = copy(tmp_path / "before", is_sound=False), copy(tmp_path / "after", is_sound=True)
     assert await remote.publish([before, after]) == [PublishResult.STORED, PublishResult.STORED]
     assert hub.read_bucket(BUCKET)[f"{NAME}/model.neff"] == entries.files(NAME)["model.neff"]
+
+
+async def test_the_bytes_of_each_entry_are_told_as_they_come(
+    remote: HubBucketRemote, hub: HubServer, tmp_path: Path
+) -> None:
+    content = {"model.neff": os.urandom(30_000_000), "model.done": b"", "model.hlo_module.pb": os.urandom(1_000)}
+    hub.seed_bucket(BUCKET, {f"{NAME}/{file}": data for file, data in content.items()}, private=True)
+    counts: list[int] = []
+    watcher = Waiting(on_moved=counts.append)
+    (tmp_path / "down").mkdir()
+    await remote.fetch(NAME, tmp_path / "down", watcher)
+    assert sum(counts) == sum(map(len, content.values()))
+    assert 1 not in counts, "signs of life are no bytes"
+    assert watcher.signs > 0
