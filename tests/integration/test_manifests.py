@@ -86,9 +86,9 @@ class Host:
             self.catalog.learn(*name)
 
     async def make(self, *numbers: int) -> None:
-        """Compile entries; they wait for the remote then."""
-        for number in numbers:
-            self.pusher.add(await asyncio.to_thread(self._take, number))
+        """Compile entries; they wait for the remote then, together."""
+        for item in [await asyncio.to_thread(self._take, number) for number in numbers]:
+            self.pusher.add(item)
 
     def _take(self, number: int) -> Item:
         name = entries.module(number)

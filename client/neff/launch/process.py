@@ -1,6 +1,6 @@
 """The command as a child in the same process group and terminal, as if `neff run` were not in between.
 
-Signals are taken from a queue (`sigwaitinfo`), not by handlers: the queue tells who sent them, and so whether the
+Signals are taken from a queue (`sigtimedwait`), not by handlers: the queue tells who sent them, and so whether the
 command has them already. Everything that is ignored stays ignored, for the command too.
 """
 
@@ -33,6 +33,7 @@ _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 # Stops that shells show and undo. A plain SIGSTOP at the command is between it and its sender.
 _JOB_CONTROL = frozenset({signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
 _SHELL = "/bin/sh"
+_LOOK_EVERY_S = 1.0
 
 
 def replace_by(argv: Sequence[str]) -> None:
@@ -86,12 +87,13 @@ class Child:
 
     def _forward(self) -> int:
         while True:
-            info = signal.sigwaitinfo(self._watched)
-            if info.si_signo in (signal.SIGCHLD, signal.SIGCONT):
+            # Not for ever: another thread of this process, a profiler's say, may have been given the SIGCHLD.
+            info = signal.sigtimedwait(self._watched, _LOOK_EVERY_S)
+            if info is None or info.si_signo in (signal.SIGCHLD, signal.SIGCONT):
                 status = self._news()
                 if status is not None:
                     return status
-                if info.si_signo == signal.SIGCONT and self._is_stopped:
+                if info is not None and info.si_signo == signal.SIGCONT and self._is_stopped:
                     self._send(signal.SIGCONT)
             elif not self._has_it(info):
                 self._send(info.si_signo)

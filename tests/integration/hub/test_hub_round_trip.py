@@ -52,6 +52,7 @@ def test_one_batch_is_one_commit_that_names_its_entries(make_host: MakeHost, hub
     with make_host("a", overrides={"upload": {"quiet_s": 30, "max_delay_s": 60}}) as host:
         for name in names:
             entries.write(host.cache, name, entries.files(name))
+        eventually(lambda: host.status()["remotes"][0]["journal"]["waiting"] == len(names), "all wait together")
         assert host.ask("flush", timeout_s=30)[-1]["pending"] == 0
     (commit,) = hub.commits(REPO)[: len(hub.commits(REPO)) - before]
     assert commit["title"] == "Add 5 compiled graphs"
@@ -134,9 +135,8 @@ def test_a_read_token_reads_and_pushes_nothing(make_host: MakeHost, hub: HubProc
         assert fetch(host_b, theirs) == {str(theirs): "ready"}
         entries.write(host_b.cache, mine, entries.files(mine))
         assert host_b.ask("flush", timeout_s=2)[-1]["pending"] == 1
-        (remote,) = host_b.status()["remotes"]
-        assert remote["reason"] == "no-write-access"
-        assert remote["can_write"] is False
+        eventually(lambda: host_b.status()["remotes"][0]["reason"] == "no-write-access", "it is found out")
+        assert host_b.status()["remotes"][0]["can_write"] is False
         commits = [route for route in hub.counters()["requests"] if "commit/" in route and "POST" in route]
         hub.reset_counters()
         assert commits != []

@@ -6,6 +6,19 @@ import socket
 
 from neff.waits import Waits
 
+_HANGS_S = 10.0
+
+
+class PatientWaits(Waits):
+    """For something that really comes: a limit only ends a hang.
+
+    A scripted daemon is a thread of this process; how soon it gets its turn is no promise of anybody's.
+    """
+
+    def wait_ready(self, sock: socket.socket | None, timeout_s: float, *, to_write: bool = False) -> bool:
+        limit_s = timeout_s if sock is None else max(timeout_s, _HANGS_S)
+        return super().wait_ready(sock, limit_s, to_write=to_write)
+
 
 class RecordedWaits(Waits):
     """Notes each wait's limit. The first `real` waits are for something that really comes and take `step_s` of the

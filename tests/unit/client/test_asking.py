@@ -16,6 +16,7 @@ import pytest
 from neff.asking import Asker
 from neff.keys import LockId, ModuleName
 from neff.protocol import Message
+from neff.waits import Waits
 from tests.unit.client.recording import RecordedWaits
 from tests.unit.client.scripted import Peer, Script, ScriptedDaemon, answering, transcript
 
@@ -570,7 +571,7 @@ class TestFork:
             ended.set()
 
         with ScriptedDaemon(socket_path, silent) as daemon:
-            asker = Asker(daemon.path)
+            asker = Asker(daemon.path, waits=Waits())
             asking = threading.Thread(target=asker.is_ready, args=(ROOT, _name()), kwargs={"holding": False})
             asking.start()
             assert greeting.wait(5)

@@ -271,6 +271,17 @@ def test_after_the_command_signals_are_its_own_again() -> None:
     assert finished(python(f"import sys; sys.path[0] = {str(CLIENT)!r}; {script}")).returncode == -signal.SIGTERM
 
 
+def test_another_threads_share_of_the_signals_does_not_hang_it() -> None:
+    script = (
+        "import os, threading, time; from neff.launch.process import Child; "
+        "threading.Thread(target=time.sleep, args=(60,), daemon=True).start(); "
+        "child = Child(['sleep', '0.1'], os.environ); "
+        "os.waitid(os.P_PID, child._pid, os.WEXITED | os.WNOWAIT); "
+        "os._exit(child.wait())"
+    )
+    assert finished(python(f"import sys; sys.path[0] = {str(CLIENT)!r}; {script}")).returncode == 0
+
+
 def test_as_the_first_process_of_a_container_it_still_ends_with_the_code() -> None:
     unshare = ctypes.CDLL(None, use_errno=True).unshare
     clone_newpid = 0x20000000

@@ -418,7 +418,8 @@ def _identity() -> Any:
 
 def _is_heard(host: Host) -> bool:
     (run,) = host.jobs._recorder
-    return run.is_written and run.heard_s == host.clock()
+    is_under_way = host.jobs._writing.locked()  # it counts as written from the moment at which it is handed over
+    return run.is_written and run.heard_s == host.clock() and not is_under_way
 
 
 @contextlib.contextmanager

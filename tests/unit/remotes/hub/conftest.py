@@ -70,12 +70,12 @@ async def make_server() -> AsyncIterator[MakeServer]:
 
 @pytest.fixture
 async def make_client() -> AsyncIterator[MakeClient]:
-    """Makes clients of `alice/cache` at an endpoint, impatient ones."""
+    """Makes clients of `alice/cache` at an endpoint; what they wait for only ends a hang."""
     async with contextlib.AsyncExitStack() as made:
 
         def make(endpoint: str, token: str | None = TOKEN, **options: Any) -> HubClient:
             tokens = TokenSource(environ={"HF_TOKEN": token} if token else {}, anonymous=token is None)
-            client = HubClient(endpoint, REPO, tokens, **{"connect_s": 2.0, "read_s": 0.3, **options})
+            client = HubClient(endpoint, REPO, tokens, **{"connect_s": 10.0, "read_s": 10.0, **options})
             made.push_async_callback(client.close)
             return client
 
@@ -86,3 +86,9 @@ async def make_client() -> AsyncIterator[MakeClient]:
 def client(hub: HubServer, make_client: MakeClient) -> HubClient:
     """Of that Hub, with alice's token."""
     return make_client(hub.endpoint, hub.token("alice"))
+
+
+@pytest.fixture
+def impatient(hub: HubServer, make_client: MakeClient) -> HubClient:
+    """The same, for a Hub from which nothing comes."""
+    return make_client(hub.endpoint, hub.token("alice"), read_s=1.0)

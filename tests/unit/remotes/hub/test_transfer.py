@@ -54,10 +54,10 @@ class Getting:
 
 
 @pytest.fixture
-def getting(hub: HubServer, client: HubClient, tmp_path: Path) -> Getting:
+def getting(hub: HubServer, impatient: HubClient, tmp_path: Path) -> Getting:
     hub.seed_files(REPO, {"model.neff": DATA})
     hub.reset_counters()
-    return Getting(client, tmp_path)
+    return Getting(impatient, tmp_path)
 
 
 async def test_a_whole_one_takes_one_request(hub: HubServer, getting: Getting) -> None:
