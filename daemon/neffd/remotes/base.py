@@ -182,7 +182,8 @@ NO_DOCUMENTS: Mapping[str, bytes] = MappingProxyType({})
 class EntryFailed:
     """This one entry was not published, whatever became of the others of its batch.
 
-    A `permanent` failure parks the entry; any other is tried again later.
+    A `permanent` failure parks the entry; any other is tried again later. Of a document, a permanent one is a refusal,
+    and several of those are the end of it.
     """
 
     reason: str

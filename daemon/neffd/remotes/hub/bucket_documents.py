@@ -77,7 +77,7 @@ class BucketDocuments:
         failed = (await self._writer("bucket-write", first=new, delete=[], last=[]))["failed"] if new else []
         stored = dict.fromkeys(documents, PublishResult.STORED)
         there = dict.fromkeys(present & documents.keys(), PublishResult.ALREADY_THERE)
-        return stored | there | dict.fromkeys(failed, EntryFailed("refused-by-hub", permanent=False))
+        return stored | there | dict.fromkeys(failed, EntryFailed("refused-by-hub"))
 
     async def _folder(self) -> Path:
         await asyncio.to_thread(self._scratch.mkdir, parents=True, exist_ok=True)

@@ -75,7 +75,8 @@ class Commits:
         """One outcome for each entry, and for each document that was tried.
 
         Documents go with the last commit that the entries need, if all of them get there, or alone where there are no
-        entries. Raises RemoteUnavailable where nothing could be settled at all.
+        entries. One that failed is `permanent` only where the Hub refused it. Raises RemoteUnavailable where nothing
+        could be settled at all.
         """
         documents = {path: content for path, content in documents.items() if is_document_path(path)}
         if not entries:
@@ -137,15 +138,24 @@ class Commits:
                 break
             await asyncio.sleep(self._conflict_pause_s * 2**attempt * (0.5 + random.random()))
         if verdict is not None and plan.documents and verdict.step in _PERHAPS_ITS_CONTENT:
-            log.warning("%s: %s: %s", next(iter(plan.documents)), verdict.reason, verdict.detail)
-            refused = EntryFailed(verdict.reason, permanent=False)
-            outcomes, verdict = await self._try(entries, NO_DOCUMENTS) if entries else ({}, None)
-            return outcomes | dict.fromkeys(documents, refused), verdict
+            return await self._try_without(documents, verdict, entries)
         if verdict is not None and verdict.step is Step.PARK:
             log.warning("%s: %s: %s", plan.brings[0].name, verdict.reason, verdict.detail)
             outcomes |= {entry.name: EntryFailed(verdict.reason) for entry in plan.brings}
             verdict = None
         return outcomes, verdict
+
+    async def _try_without(
+        self, documents: Mapping[str, bytes], failure: Verdict, entries: Sequence[OutgoingEntry]
+    ) -> tuple[Outcomes, Verdict | None]:
+        """After a failure with documents: they had a part in it only if the entries now go without them."""
+        log.warning("%s: %s: %s", next(iter(documents)), failure.reason, failure.detail)
+        failed: Outcomes = dict.fromkeys(documents, EntryFailed(failure.reason, permanent=failure.is_refusal))
+        if not entries:
+            return (failed, None) if failure.is_refusal else ({}, failure)
+        outcomes, verdict = await self._try(entries, NO_DOCUMENTS)
+        are_to_blame = verdict is None and not _has_failures(outcomes)
+        return (outcomes | failed if are_to_blame else outcomes), verdict
 
     async def _attempt(
         self, entries: Sequence[OutgoingEntry], documents: Mapping[str, bytes]

@@ -35,12 +35,16 @@ class Step(Enum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """A step, the reason to show, how long the Hub wants us to wait, if it does, and one line for a log."""
+    """A step, the reason to show, how long the Hub wants us to wait, if it does, and one line for a log.
+
+    `is_refusal` where the Hub does not take something of what it was given: anything else may pass.
+    """
 
     step: Step
     reason: str
     retry_after_s: float | None = None
     detail: str = ""
+    is_refusal: bool = False
 
 
 def judge(failure: HubCallFailed | RemoteUnavailable, entries: int) -> Verdict:
@@ -51,7 +55,8 @@ def judge(failure: HubCallFailed | RemoteUnavailable, entries: int) -> Verdict:
     if isinstance(failure, RemoteUnavailable):
         step = Step.DOUBT if failure.reason in _WORKER_TROUBLE else Step.WAIT
         return Verdict(step, failure.reason, failure.retry_after_s, str(failure))
-    return replace(_judge_answer(failure, entries), detail=str(failure))
+    is_refusal = _judge_answer(failure, 1).step is Step.PARK
+    return replace(_judge_answer(failure, entries), detail=str(failure), is_refusal=is_refusal)
 
 
 def _judge_answer(failure: HubCallFailed, entries: int) -> Verdict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -319,9 +320,19 @@ async def test_a_document_goes_nowhere_else(repo: Repo, commits: Commits, path: 
     assert path not in repo.files
 
 
-@pytest.mark.parametrize("error", [answer(400), answer(413), answer(500), RemoteUnavailable("stalled")], ids=str)
+@pytest.mark.parametrize(
+    ("error", "reason", "is_refusal"),
+    [
+        (answer(400), "refused-by-hub", True),
+        (answer(413), "too-large", True),
+        (answer(504), "too-large", False),
+        (answer(500), "server-error", False),
+        (RemoteUnavailable("stalled"), "stalled", False),
+    ],
+    ids=str,
+)
 async def test_entries_go_without_a_document_that_the_hub_does_not_take(
-    repo: Repo, commits: Commits, error: Exception
+    repo: Repo, commits: Commits, error: Exception, reason: str, is_refusal: bool
 ) -> None:
     commit = repo.commit
 
@@ -333,11 +344,35 @@ async def test_entries_go_without_a_document_that_the_hub_does_not_take(
     commits._commit = picky
     outcomes = await commits.bring([entry(n) for n in range(8)], _DOCUMENTS)
     assert numbered(outcomes) == dict.fromkeys(range(8), STORED)
-    refused = outcomes[_DOCUMENT]
-    assert isinstance(refused, EntryFailed)
-    assert not refused.permanent
+    assert outcomes[_DOCUMENT] == EntryFailed(reason, permanent=is_refusal)
     assert repo.attempts == [8]
-    assert set(await commits.bring([], _DOCUMENTS)) == {_DOCUMENT}, "refused, not an outage"
+    if is_refusal:
+        assert await commits.bring([], _DOCUMENTS) == {_DOCUMENT: EntryFailed(reason)}
+    else:
+        with pytest.raises(RemoteUnavailable):
+            await commits.bring([], _DOCUMENTS)
+
+
+@pytest.mark.parametrize("error", [answer(400), answer(413), answer(500), RemoteUnavailable("worker-died")], ids=str)
+async def test_a_document_is_not_blamed_for_an_entry(repo: Repo, commits: Commits, error: Exception) -> None:
+    repo.trouble = lambda names: error if entries.module(3) in names else None
+    with contextlib.suppress(RemoteUnavailable):
+        assert _DOCUMENT not in await commits.bring([entry(3)], _DOCUMENTS)
+    assert _DOCUMENT not in await commits.bring([entry(n) for n in range(8)], _DOCUMENTS)
+
+
+async def test_a_document_goes_along_after_all_when_only_the_size_was_to_blame(repo: Repo, commits: Commits) -> None:
+    repo.trouble = lambda names: answer(413) if len(names) > 4 else None
+    outcomes = await commits.bring([entry(n) for n in range(8)], _DOCUMENTS)
+    assert numbered(outcomes) == dict.fromkeys(range(8), STORED)
+    assert outcomes[_DOCUMENT] == STORED
+
+
+async def test_documents_wait_as_long_as_the_hub_asks(repo: Repo, commits: Commits) -> None:
+    repo.trouble = lambda names: answer(503, retry_after="77")
+    with pytest.raises(RemoteUnavailable) as caught:
+        await commits.bring([], _DOCUMENTS)
+    assert (caught.value.retry_after_s or 0) >= 77
 
 
 async def test_a_document_waits_until_all_entries_are_there(repo: Repo, commits: Commits) -> None:
