@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from neff.keys import ModuleName
-from neffd.remotes.base import EntryFailed, PublishResult
+from neffd.remotes.base import EntryFailed, PublishResult, RemoteUnavailable
 
 
 class Companions(Protocol):
@@ -43,5 +43,5 @@ class Companions(Protocol):
     async def went(self, outcomes: Mapping[str, PublishResult | EntryFailed], *, alone: bool) -> None:
         """What became of it."""
 
-    def postponed(self, retry_after_s: float | None) -> None:
+    def postponed(self, error: RemoteUnavailable) -> None:
         """The remote could not take what was to go alone."""

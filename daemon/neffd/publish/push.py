@@ -312,7 +312,7 @@ class Pusher:
             outcomes = await self._send([], documents)
         except RemoteUnavailable as error:
             log.info("telling %s of runs: %s", self._remote.name, error)
-            self._companions.postponed(error.retry_after_s)
+            self._companions.postponed(error)
             return
         await self._companions.went(dict(zip(documents, outcomes, strict=True)), alone=True)
 

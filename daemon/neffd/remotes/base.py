@@ -31,6 +31,9 @@ NOT_TRIED = "not-tried"
 RUNS_FOLDER = "0_RUNS"
 # So many are listed at most, below one folder.
 MAX_DOCUMENTS = 2_000
+# Of writes that failed by what was written, perhaps: the remote answered, or a process of ours ended over it.
+_PERHAPS_THE_CONTENT = {"bad-answer", "refused-by-hub", "server-error", "stalled", "transfer-failed", "upload-failed"}
+_PERHAPS_THE_CONTENT |= {"worker-died", "worker-failed"}
 _MAX_PATH = 500
 _PART_OF_PATH = re.compile(r"-|[0-9A-Za-z_][0-9A-Za-z._-]{0,127}")
 
@@ -48,6 +51,11 @@ class RemoteUnavailable(Exception):
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.retry_after_s = retry_after_s
+
+    @property
+    def may_be_the_content(self) -> bool:
+        """Whether what the remote was given may be to blame, rather than the moment."""
+        return self.reason in _PERHAPS_THE_CONTENT
 
 
 class EntryRefused(Exception):

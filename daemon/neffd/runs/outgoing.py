@@ -16,23 +16,23 @@ from typing import Any
 from neff.keys import ModuleName
 from neffd.limits import fairly
 from neffd.metrics import Metrics
-from neffd.remotes.base import NOT_TRIED, EntryFailed, PublishResult
+from neffd.remotes.base import NOT_TRIED, EntryFailed, PublishResult, RemoteUnavailable
 from neffd.retry import Backoff
 from neffd.runs import manifests
 from neffd.runs.identity import split_name
 from neffd.runs.manifests import Manifest
 from neffd.runs.pending import KEEP_S, Pending, PendingBook
+from neffd.runs.turns import FIRST_RETRY_S, LONGEST_RETRY_S, Turns
 
 log = logging.getLogger(__name__)
 
 PRIVATE = "private-model"
-# In one commit; the Hub advises to stay under 100 files.
-_AT_ONCE = 8
 _MAX_WAITING = 200
 # From one commit without entries to the next: an hour's commits are for entries.
 _GAP_S = 120.0
 _TRIES = 3
-_FIRST_RETRY_S, _LONGEST_RETRY_S = 30.0, 3600.0
+# So many looks may fail in one go: each takes up to two seconds, and entries wait for what is to ride with them.
+_VAIN_LOOKS_ALONE, _VAIN_LOOKS_RIDING = 3, 1
 # How long after its end the last modules of a run may take to get there.
 _REST_S = 3600.0
 # What others bring there is looked at now and then.
@@ -90,7 +90,8 @@ class Outgoing:
         self._under_way: dict[str, tuple[Pending, frozenset[str]]] = {}
         self._is_public: bool | None = None
         self._next_alone_s = clock()
-        self._retry = Backoff(_FIRST_RETRY_S, _LONGEST_RETRY_S, clock)
+        self._retry = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S, clock)
+        self._turns = Turns(clock)
         self._is_flushing = False
         self.on_change: Callable[[], None] = lambda: None
 
@@ -99,21 +100,26 @@ class Outgoing:
         """Seconds until something may go without entries, or is worth a look; None while nothing waits."""
         if self._is_public is None or not self._waiting:
             return None
-        return min((self._due_in_s(one) for one in self._waiting.values()), default=None)
+        return min((self._due_in_s(one) for one in self._all), default=None)
 
     @property
     def ready(self) -> int:
         """How many may go without entries now, if somebody wants that."""
-        return 0 if self._retry.wait_s > 0 else sum(self._may_go_alone(one) for one in self._waiting.values())
+        rest_s = self._retry.wait_s
+        return sum(max(rest_s, self._turns.wait_s(one)) == 0 and self._may_go_alone(one) for one in self._all)
 
     def status(self) -> dict[str, Any]:
         """For the status document."""
-        held = sum(not self._may_go(one) for one in self._waiting.values())
+        held = sum(not self._may_go(one) for one in self._all)
         return {"waiting": self._untold, "held": held, "reason": PRIVATE if held and self._allow_public else None}
 
     @property
+    def _all(self) -> Collection[Pending]:
+        return self._waiting.values()
+
+    @property
     def _untold(self) -> int:
-        return sum(any(module.key not in one.told for module in one.manifest.modules) for one in self._waiting.values())
+        return sum(any(module.key not in one.told for module in one.manifest.modules) for one in self._all)
 
     async def load(self) -> None:
         """Go on with what an earlier life left."""
@@ -150,31 +156,28 @@ class Outgoing:
 
     async def riding(self, names: Collection[ModuleName]) -> Mapping[str, bytes]:
         """What goes with a batch of entries, by path. Never raises."""
-        candidates = [one for one in self._waiting.values() if self._may_go(one) and not one.failures]
-        return await self._gather(candidates, frozenset(names))
+        await self._drop_old()
+        candidates = [one for one in self._all if self._may_go(one) and not one.refusals]
+        return await self._gather(candidates, frozenset(names), _VAIN_LOOKS_RIDING)
 
     async def alone(self) -> Mapping[str, bytes]:
         """What is to go now without entries, by path. Never raises."""
-        candidates = [one for one in self._waiting.values() if self._due_in_s(one) == 0 and self._may_go_alone(one)]
+        await self._drop_old()
+        candidates = [one for one in self._all if self._may_go_alone(one) and self._goes_in_s(one) == 0]
         self._is_flushing = False
-        # What failed goes by itself, so that it stops no other.
-        candidates = [one for one in candidates if not one.failures] or candidates[:1]
-        found = await self._gather(candidates, frozenset())
-        if not found and any(self._may_go_alone(one) for one in candidates):
-            self._retry.failed()  # what the remote was told before cannot be read now
-        return found
+        return await self._gather(candidates, frozenset(), _VAIN_LOOKS_ALONE)
 
     async def went(self, outcomes: Mapping[str, PublishResult | EntryFailed], *, alone: bool) -> None:
         """What became of documents that were handed out; those that are not among `outcomes` wait on."""
         handed_out, self._under_way = self._under_way, {}
-        for path, outcome in outcomes.items():
-            if path not in handed_out:
-                continue
+        tried = {path: outcome for path, outcome in outcomes.items() if path in handed_out and not _is_untried(outcome)}
+        for path, outcome in tried.items():
             one, keys = handed_out[path]
             if isinstance(outcome, EntryFailed):
-                await self._failed(one, path, outcome.reason)
+                await self._failed(one, path, outcome)
                 continue
             self._on_told()
+            self._turns.taken(one)
             one.told |= keys
             one.went_alone = one.went_alone or alone
             self._metrics.manifests_published.labels(self._remote).inc()
@@ -183,13 +186,18 @@ class Outgoing:
         self._note_load()
         if alone:
             self._next_alone_s = self._clock() + _GAP_S
-            if any(not isinstance(outcome, EntryFailed) for outcome in outcomes.values()):
-                self._retry.succeeded()
+        if not all(isinstance(outcome, EntryFailed) for outcome in tried.values()):
+            self._retry.succeeded()
+        elif tried:
+            self._retry.failed()
 
-    def postponed(self, retry_after_s: float | None) -> None:
-        """The remote could not take what was to go without entries."""
-        self._under_way = {}
-        self._retry.failed(retry_after_s)
+    def postponed(self, error: RemoteUnavailable) -> None:
+        """The remote could not take what was to go without entries: later, and smaller if that may be to blame."""
+        handed_out, self._under_way = self._under_way, {}
+        if error.may_be_the_content:
+            for one, _ in handed_out.values():
+                self._turns.set_back(one)
+        self._retry.failed(error.retry_after_s)
 
     def _may_go(self, one: Pending) -> bool:
         if not self._is_public:
@@ -201,25 +209,49 @@ class Outgoing:
         return may and any(self._holds(name) and name.key not in one.told for name in _names(one))
 
     def _due_in_s(self, one: Pending) -> float:
+        """Until it goes, is worth a look, or is dropped."""
+        if not self._may_go(one):
+            return _LOOK_S
+        return min(self._goes_in_s(one), max(0.0, KEEP_S - self._age_s(one)))
+
+    def _goes_in_s(self, one: Pending) -> float:
         if not self._may_go_alone(one):
             return _LOOK_S
+        rest_s = max(self._retry.wait_s, self._turns.wait_s(one))
         if self._is_flushing:
-            return self._retry.wait_s
+            return rest_s
         delay_s = self._quiet_s if all(self._holds(name) for name in _names(one)) else self._max_delay_s
         due_s = max(one.changed_s + delay_s, self._next_alone_s)
-        return max(0.0, due_s - self._clock(), self._retry.wait_s)
+        return max(0.0, due_s - self._clock(), rest_s)
 
-    async def _gather(self, candidates: Collection[Pending], names: frozenset[ModuleName]) -> dict[str, bytes]:
+    def _age_s(self, one: Pending) -> float:
+        return self._clock() - one.changed_s
+
+    async def _drop_old(self) -> None:
+        """Whatever kept it here; what is held back goes when its model is public, however late."""
+        for one in [one for one in self._all if self._may_go(one) and self._age_s(one) >= KEEP_S]:
+            log.info("%s was never told all of %s: it is too old", self._remote, manifests.path_of(one.manifest))
+            await self._forget(one)
+
+    async def _gather(
+        self, candidates: Collection[Pending], names: frozenset[ModuleName], most_vain_looks: int
+    ) -> dict[str, bytes]:
         self._under_way = {}
         found: dict[str, bytes] = {}
-        for one in candidates:
-            if len(found) >= _AT_ONCE:
+        company: list[Pending] = []
+        for one in self._turns.in_order(candidates):
+            if self._turns.wait_s(one) > 0:
+                continue
+            if most_vain_looks == 0 or not self._turns.may_join(company, one):
                 break
             try:
                 manifest = await self._worth_telling(one, names)
             except _NobodyKnows:
-                break
+                self._turns.looked_in_vain(one)
+                most_vain_looks -= 1
+                continue
             if manifest is not None:
+                company.append(one)
                 path = manifests.path_of(manifest)
                 found[path] = manifests.encode(manifest)
                 self._under_way[path] = (one, frozenset(module.key for module in manifest.modules))
@@ -234,13 +266,13 @@ class Outgoing:
             if self._holds(name := ModuleName(namespace, module.key)) or name in names
         )
         if all(module.key in one.told for module in here):
-            age_s = self._clock() - one.changed_s
-            if age_s > KEEP_S or (one.has_ended and one.told and age_s > _REST_S):
+            if one.has_ended and one.told and self._age_s(one) > _REST_S:
                 await self._forget(one)  # what is left will hardly come: it is on another remote
             return None
         known = await self._known(one.manifest)
         if known is None:
             raise _NobodyKnows
+        self._turns.looked(one)
         one.told |= known
         news = sum(module.key not in one.told for module in here)
         if self._is_told(one):
@@ -251,14 +283,13 @@ class Outgoing:
     def _is_told(self, one: Pending) -> bool:
         return one.has_ended and all(module.key in one.told for module in one.manifest.modules)
 
-    async def _failed(self, one: Pending, path: str, reason: str) -> None:
-        if reason == NOT_TRIED:
-            return
-        one.failures += 1
-        log.warning("%s to %s: %s", path, self._remote, reason)
-        self._retry.failed()
-        if one.failures >= _TRIES:
-            self._metrics.manifests_given_up.labels(self._remote, reason).inc()
+    async def _failed(self, one: Pending, path: str, failure: EntryFailed) -> None:
+        """Only what the remote refuses counts, for trouble passes."""
+        log.warning("%s to %s: %s", path, self._remote, failure.reason)
+        self._turns.set_back(one)
+        one.refusals += failure.permanent
+        if one.refusals >= _TRIES:
+            self._metrics.manifests_given_up.labels(self._remote, failure.reason).inc()
             await self._forget(one)
 
     async def _write(self, one: Pending) -> None:
@@ -269,6 +300,7 @@ class Outgoing:
 
     async def _forget(self, one: Pending) -> None:
         self._waiting.pop((one.run, one.manifest.namespace), None)
+        self._turns.forget(one, self._all)
         self._note_load()
         try:
             await self._book.forget(self._remote, one)
@@ -281,3 +313,7 @@ class Outgoing:
 
 def _names(one: Pending) -> list[ModuleName]:
     return [ModuleName(one.manifest.namespace, module.key) for module in one.manifest.modules]
+
+
+def _is_untried(outcome: PublishResult | EntryFailed) -> bool:
+    return isinstance(outcome, EntryFailed) and outcome.reason == NOT_TRIED

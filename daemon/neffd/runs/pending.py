@@ -24,7 +24,9 @@ class Pending:
         went_alone: whether it has had its commit of its own.
         changed_s: monotonic; when it was offered last.
         told: keys that manifests of this run key on the remote name.
-        failures: how often the remote refused it in this life of the daemon.
+        refusals: how often the remote refused it since it took something of it, in this life of the daemon.
+        setbacks: how often it was sent and not taken since then, whosever fault that was.
+        vain_looks: how often in a row nobody could tell what the remote was told of its run.
     """
 
     run: str
@@ -34,7 +36,9 @@ class Pending:
     changed_s: float
     went_alone: bool = False
     told: set[str] = field(default_factory=set)
-    failures: int = 0
+    refusals: int = 0
+    setbacks: int = 0
+    vain_looks: int = 0
 
 
 class PendingBook:

@@ -360,7 +360,7 @@ class Riding:
     async def went(self, outcomes: Mapping[str, object], *, alone: bool) -> None:
         self.went_with.append((dict(outcomes), alone))
 
-    def postponed(self, retry_after_s: float | None) -> None:
+    def postponed(self, error: RemoteUnavailable) -> None:
         self.postponements += 1
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from neff.keys import ModuleName
 from neffd.metrics import Metrics
-from neffd.remotes.base import NOT_TRIED, EntryFailed, PublishResult
+from neffd.remotes.base import NOT_TRIED, EntryFailed, PublishResult, RemoteUnavailable
 from neffd.runs import manifests
 from neffd.runs.manifests import Manifest
 from neffd.runs.outgoing import Outgoing
@@ -17,10 +17,12 @@ from neffd.runs.pending import PendingBook
 from neffd.store.database import Database
 from tests.harness import entries
 from tests.unit.clock import Clock
-from tests.unit.runs.test_manifests import manifest
+from tests.unit.runs.test_manifests import INGREDIENTS, manifest
 
 STORED = PublishResult.STORED
-REFUSED = EntryFailed("refused-by-hub", permanent=False)
+REFUSED = EntryFailed("refused-by-hub")
+TROUBLE = EntryFailed("server-error", permanent=False)
+DAY_S = 86_400.0
 
 
 class Remote:
@@ -29,6 +31,7 @@ class Remote:
     def __init__(self) -> None:
         self.holds: set[ModuleName] = set()
         self.told: frozenset[str] | None = frozenset()
+        self.unreadable: set[str] = set()  # run keys, and types of models
         self.looks = self.changes = 0
 
     def has(self, *numbers: int) -> None:
@@ -39,7 +42,7 @@ class Remote:
 
     async def known(self, manifest: Manifest) -> frozenset[str] | None:
         self.looks += 1
-        return self.told
+        return None if self.unreadable & {manifest.run_key, manifest.ingredients["model"]["type"]} else self.told
 
 
 @pytest.fixture
@@ -236,11 +239,15 @@ async def test_while_nobody_knows_what_was_told_nothing_is(outgoing: Outgoing, r
         await put(outgoing, 1, run=run)
     assert await outgoing.riding([]) == {}
     assert remote.looks == 1, "one look says it for all"
-    clock.pass_s(10)
+    clock.pass_s(40)
     assert await outgoing.alone() == {}
+    assert remote.looks == 2
     assert outgoing.due_in_s is not None
-    assert outgoing.due_in_s >= 15
+    assert outgoing.due_in_s >= 30
     assert outgoing.ready == 0, "nobody waits for it"
+    remote.told = frozenset()
+    clock.pass_s(60)
+    assert len(await outgoing.alone()) == 1
 
 
 async def test_what_is_refused_rides_no_more_and_is_given_up_in_the_end(
@@ -258,6 +265,193 @@ async def test_what_is_refused_rides_no_more_and_is_given_up_in_the_end(
         outcome = STORED if expected == [[2]] else REFUSED
         await outgoing.went(dict.fromkeys(documents, outcome), alone=True)
     assert outgoing.status()["waiting"] == 0
+
+
+async def put_of(outgoing: Outgoing, run: str, model_type: str = "llama", *numbers: int) -> None:
+    """What a run with a key of its own used, of a model of some type."""
+    ingredients = {**INGREDIENTS, "model": {"id": "org/name", "type": model_type}}
+    one = manifest(*(numbers or (1,)), ingredients=ingredients, run_key=key_of(run))
+    await outgoing.put(run, one, private=False, has_ended=True)
+
+
+def key_of(run: str) -> str:
+    return f"RUN_{int(run, 36):032x}"
+
+
+def runs(documents: Mapping[str, bytes]) -> list[str]:
+    return [path.rpartition("/")[2].partition("-")[0] for path in documents]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("unreadable", ["llama", key_of("a")])
+async def test_what_cannot_be_looked_up_holds_up_no_other(
+    outgoing: Outgoing, remote: Remote, clock: Clock, unreadable: str, alone: bool
+) -> None:
+    remote.has(1)
+    remote.unreadable = {unreadable}
+    others = ["b", "c"]
+    await put_of(outgoing, "a", "llama")
+    for run in others:
+        await put_of(outgoing, run, "qwen" if unreadable == "llama" else "llama")
+    told: list[str] = []
+    for _ in range(3):
+        clock.pass_s(120)
+        documents = await (outgoing.alone() if alone else outgoing.riding([]))
+        await go(outgoing, documents, alone=alone)
+        told += runs(documents)
+    assert told == list(map(key_of, others))
+    remote.unreadable.clear()
+    clock.pass_s(600)
+    assert runs(await outgoing.riding([])) == [key_of("a")], "as soon as it can be"
+
+
+async def test_however_many_cannot_be_looked_up_few_looks_are_made_at_once(
+    outgoing: Outgoing, remote: Remote, clock: Clock
+) -> None:
+    remote.has(1)
+    types = [f"type-{number}" for number in range(10)]
+    remote.unreadable = set(types)
+    for number in range(40):
+        await put_of(outgoing, f"bad{number}", types[number % 10])
+    await put_of(outgoing, "good", "qwen")
+    clock.pass_s(10)
+    assert await outgoing.riding([]) == {}
+    assert remote.looks == 1, "entries wait for it"
+    told: list[str] = []
+    for _ in range(4):
+        before = remote.looks
+        told += runs(await outgoing.alone())
+        assert remote.looks - before <= 4
+    assert told == [key_of("good")]
+    await go(outgoing, {})
+    assert outgoing.due_in_s is not None
+    remote.looks = 0
+    for _ in range(360):
+        clock.pass_s(10)
+        if outgoing.due_in_s == 0:
+            await go(outgoing, await outgoing.alone(), alone=True)
+    assert remote.looks <= 10 * 15, "ever more seldom"
+
+
+async def test_a_folder_that_can_be_listed_again_is_forgiven(outgoing: Outgoing, remote: Remote, clock: Clock) -> None:
+    remote.has(1)
+    await put_of(outgoing, "a")
+    remote.unreadable = {"llama"}
+    for _ in range(10):
+        clock.pass_s(600)
+        assert await outgoing.riding([]) == {}
+    remote.unreadable.clear()
+    clock.pass_s(600)
+    assert runs(await outgoing.riding([])) == [key_of("a")]
+    remote.unreadable = {"llama"}
+    assert await outgoing.riding([]) == {}
+    remote.unreadable.clear()
+    clock.pass_s(30)
+    assert runs(await outgoing.riding([])) == [key_of("a")]
+
+
+async def test_what_was_never_told_is_dropped_in_the_end_whatever_kept_it(
+    outgoing: Outgoing, remote: Remote, clock: Clock
+) -> None:
+    remote.has(1, 2)
+    remote.unreadable = {"llama"}
+    await put_of(outgoing, "a", "llama")
+    clock.pass_s(3 * DAY_S)
+    await put_of(outgoing, "b", "qwen")
+    clock.pass_s(10)
+    assert runs(await outgoing.alone()) == [key_of("b")]
+    outgoing.postponed(RemoteUnavailable("server-error"))
+    clock.pass_s(4 * DAY_S - 11)
+    assert runs(await outgoing.alone()) == [key_of("b")]
+    outgoing.postponed(RemoteUnavailable("server-error"))
+    assert outgoing.status()["waiting"] == 2
+    clock.pass_s(1)
+    assert outgoing.due_in_s == 0, "there is one to drop"
+    assert await outgoing.alone() == {}
+    assert outgoing.status()["waiting"] == 1
+    clock.pass_s(3 * DAY_S)
+    assert await outgoing.riding([]) == {}
+    assert outgoing.status()["waiting"] == 0
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+async def test_trouble_that_may_pass_is_no_refusal_however_long(
+    outgoing: Outgoing, remote: Remote, clock: Clock, is_told: bool
+) -> None:
+    remote.has(1)
+    for run in "abcdefgh":
+        await put_of(outgoing, run)
+    for _ in range(20):
+        clock.pass_s(4_000)
+        documents = await outgoing.alone()
+        assert documents
+        if is_told:
+            await outgoing.went(dict.fromkeys(documents, TROUBLE), alone=True)
+        else:
+            outgoing.postponed(RemoteUnavailable("server-error"))
+    for _ in range(8):
+        clock.pass_s(4_000)
+        await go(outgoing, await outgoing.alone(), alone=True)
+    assert outgoing.due_in_s is None, "all are told"
+
+
+async def test_one_attempt_is_one_failure_however_many_went(outgoing: Outgoing, remote: Remote, clock: Clock) -> None:
+    remote.has(1)
+    for run in "abcdefgh":
+        await put_of(outgoing, run)
+    clock.pass_s(10)
+    documents = await outgoing.alone()
+    assert len(documents) == 8
+    await outgoing.went(dict.fromkeys(documents, REFUSED), alone=True)
+    assert outgoing.due_in_s is not None
+    assert outgoing.due_in_s <= 120, "the pause between commits of their own"
+    clock.pass_s(120)
+    assert len(await outgoing.alone()) == 1
+
+
+async def test_one_that_always_makes_the_remote_fail_is_left_alone(
+    outgoing: Outgoing, remote: Remote, clock: Clock
+) -> None:
+    """It says no word of refusal: the others must be told all the same, and so must who comes later."""
+    remote.has(1)
+    for run in "abcdefgh":
+        await put_of(outgoing, run)
+    told: list[str] = []
+    for turn in range(24):
+        if turn == 16:
+            await put_of(outgoing, "late")
+        clock.pass_s(4_000)
+        documents = await outgoing.alone()
+        if key_of("c") in runs(documents):
+            outgoing.postponed(RemoteUnavailable("server-error"))
+        else:
+            await go(outgoing, documents, alone=True)
+            told += runs(documents)
+    assert sorted(told) == sorted(map(key_of, ["a", "b", "d", "e", "f", "g", "h", "late"]))
+    assert outgoing.status()["waiting"] == 1
+
+
+async def test_when_the_remote_asks_for_patience_all_go_together_afterwards(
+    outgoing: Outgoing, remote: Remote, clock: Clock
+) -> None:
+    remote.has(1)
+    for run in "abcdefgh":
+        await put_of(outgoing, run)
+    for _ in range(5):
+        clock.pass_s(4_000)
+        assert len(await outgoing.alone()) == 8
+        outgoing.postponed(RemoteUnavailable("rate-limited", retry_after_s=3_900))
+        assert outgoing.due_in_s is not None
+        assert outgoing.due_in_s >= 3_900
+
+
+async def test_a_run_that_goes_on_rides_again_after_trouble(outgoing: Outgoing, remote: Remote, clock: Clock) -> None:
+    remote.has(1)
+    await put(outgoing, 1, ended=False)
+    await outgoing.went(dict.fromkeys(await outgoing.riding([]), TROUBLE), alone=False)
+    assert await outgoing.riding([]) == {}, "not with the very next ones"
+    clock.pass_s(30)
+    assert named(await outgoing.riding([])) == [[1]]
 
 
 async def test_what_was_not_tried_is_no_failure(outgoing: Outgoing, remote: Remote) -> None:
