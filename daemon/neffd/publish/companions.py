@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from neff.keys import ModuleName
-from neffd.remotes.base import EntryFailed, PublishResult, RemoteUnavailable
+from neffd.remotes.base import NO_DOCUMENTS, EntryFailed, OutgoingEntry, PublishResult, RemoteUnavailable
+
+log = logging.getLogger(__name__)
+
+# Entries wait no longer for what is to ride along.
+LIMIT_S = 3.0
+Send = Callable[[Sequence[OutgoingEntry], Mapping[str, bytes]], Awaitable[Sequence["PublishResult | EntryFailed"]]]
 
 
 class Companions(Protocol):
@@ -45,3 +53,28 @@ class Companions(Protocol):
 
     def postponed(self, error: RemoteUnavailable) -> None:
         """The remote could not take what was to go alone."""
+
+
+async def riding(companions: Companions, names: Collection[ModuleName], remote: str) -> Mapping[str, bytes]:
+    """What goes with a batch of these entries; whatever is wrong with it is no reason to hold these up."""
+    try:
+        return await asyncio.wait_for(companions.riding(names), LIMIT_S)
+    except asyncio.TimeoutError:
+        pass
+    except Exception:
+        log.exception("what is to go with entries to %s", remote)
+    return NO_DOCUMENTS
+
+
+async def go_alone(companions: Companions, send: Send, remote: str) -> None:
+    """Documents that nothing takes along. Their trouble is no reason to rest: entries go as before."""
+    documents = await companions.alone()
+    if not documents:
+        return
+    try:
+        outcomes = await send([], documents)
+    except RemoteUnavailable as error:
+        log.info("telling %s of runs: %s", remote, error)
+        companions.postponed(error)
+        return
+    await companions.went(dict(zip(documents, outcomes, strict=True)), alone=True)

@@ -14,7 +14,7 @@ from neffd import points
 from neffd.breaker import Breaker, BreakerOpen
 from neffd.metrics import Metrics
 from neffd.publish.batch import Batcher, Item, Limits
-from neffd.publish.companions import Companions
+from neffd.publish.companions import Companions, go_alone, riding
 from neffd.publish.journal import Journal, Parked, Row
 from neffd.publish.parking import CAUSED_BY_ACCESS, LOST, PRIVATE_MODEL, WORTH_A_TRY_AT_START, is_any_for, is_whole
 from neffd.remotes.base import (
@@ -33,8 +33,10 @@ log = logging.getLogger(__name__)
 _READ_ONLY_RECHECK_S = 300.0
 _LOOK_S = 5.0
 _PUBLISH_LIMIT_S = 6 * 3600.0  # a last resort: remotes end what does not move
-# Entries wait no longer for what is to ride along.
-_COMPANIONS_LIMIT_S = 3.0
+
+
+class _SomeFailed(RemoteUnavailable):
+    """Entries of a batch wait for another try; what became of the others is settled."""
 
 
 class Pusher:
@@ -160,8 +162,8 @@ class Pusher:
         await self._attempt(self._check_access)
         while True:
             await self._wait_until_due()
-            if await self._attempt(self._check_access) and await self._attempt(self._push_batch):
-                await self._push_companions()
+            if await self._attempt(self._check_access) is None:
+                await self._push_companions(await self._attempt(self._push_batch))
 
     async def _begin(self) -> bool:
         """Take up what an earlier life left; false while the journal cannot be written."""
@@ -177,8 +179,8 @@ class Pusher:
         self.trouble = None
         return True
 
-    async def _attempt(self, work: Callable[[], Awaitable[None]]) -> bool:
-        """Run `work`; a failure that may pass is noted and postpones the next attempt."""
+    async def _attempt(self, work: Callable[[], Awaitable[None]]) -> RemoteUnavailable | None:
+        """Run `work`; a failure that may pass is noted, postpones the next attempt, and is returned."""
         try:
             with self.writes.attempt(is_transfer=work == self._push_batch):
                 try:
@@ -187,11 +189,11 @@ class Pusher:
                     raise RemoteUnavailable("disk", str(error)) from error
         except BreakerOpen as error:
             self.trouble = error.reason
+            return error
         except RemoteUnavailable as error:
             self._failed(error)
-        else:
-            return True
-        return False
+            return error
+        return None
 
     async def _unpark_what_may_go(self) -> None:
         """What was parked because anybody could read the remote, or because its files were not there."""
@@ -261,7 +263,7 @@ class Pusher:
             if left:
                 failed = (outcome for outcome in outcomes if isinstance(outcome, EntryFailed) and not outcome.permanent)
                 why = next((outcome.reason for outcome in failed), "disk")
-                raise RemoteUnavailable(why, "some entries wait for another try")
+                raise _SomeFailed(why, "some entries wait for another try")
         except BaseException:
             for item in left.values():
                 self._batcher.add(item)
@@ -293,28 +295,15 @@ class Pusher:
     async def _riding(self, names: Collection[ModuleName]) -> Mapping[str, bytes]:
         if self._companions is None or self._is_hurried:
             return NO_DOCUMENTS
-        try:
-            return await asyncio.wait_for(self._companions.riding(names), _COMPANIONS_LIMIT_S)
-        except asyncio.TimeoutError:
-            return NO_DOCUMENTS
-        except Exception:  # whatever it is, it is no reason to hold entries up
-            log.exception("what is to go with entries to %s", self._remote.name)
-            return NO_DOCUMENTS
+        return await riding(self._companions, names, self._remote.name)
 
-    async def _push_companions(self) -> None:
-        """Documents that nothing takes along. Their trouble is no reason to rest: entries go as before."""
-        if self._companions is None or len(self._batcher) or self._companions.due_in_s != 0:
+    async def _push_companions(self, failure: RemoteUnavailable | None) -> None:
+        """Documents that nothing takes along, after a batch: where that failed, they wait for none."""
+        if self._companions is None or self._companions.due_in_s != 0:
             return
-        documents = await self._companions.alone()
-        if not documents:
-            return
-        try:
-            outcomes = await self._send([], documents)
-        except RemoteUnavailable as error:
-            log.info("telling %s of runs: %s", self._remote.name, error)
-            self._companions.postponed(error)
-            return
-        await self._companions.went(dict(zip(documents, outcomes, strict=True)), alone=True)
+        is_their_turn = not len(self._batcher) if failure is None else _may_be_its_entries(failure)
+        if is_their_turn:
+            await go_alone(self._companions, self._send, self._remote.name)
 
     async def _settle(self, row: Row, outcome: PublishResult | EntryFailed) -> bool:
         """Write one outcome down; false if the entry has to be tried again."""
@@ -407,3 +396,8 @@ class Pusher:
 
     def _note_load(self) -> None:
         self._metrics.journal_waiting.labels(self._remote.name).set(self.waiting)
+
+
+def _may_be_its_entries(failure: RemoteUnavailable) -> bool:
+    """Whether a batch failed by some of its entries, perhaps, and not since the remote is away or wants a rest."""
+    return isinstance(failure, _SomeFailed) or (failure.may_be_the_content and failure.retry_after_s is None)

@@ -13,12 +13,20 @@ import pytest
 
 from neff.keys import ModuleName
 from neffd.metrics import Metrics
-from neffd.publish import push
+from neffd.publish import companions as riding
 from neffd.publish.batch import Limits
 from neffd.publish.journal import Journal
 from neffd.publish.parking import is_whole
 from neffd.publish.push import Pusher
-from neffd.remotes.base import Access, EntryFailed, OutgoingEntry, PublishResult, Remote, RemoteUnavailable
+from neffd.remotes.base import (
+    NOT_TRIED,
+    Access,
+    EntryFailed,
+    OutgoingEntry,
+    PublishResult,
+    Remote,
+    RemoteUnavailable,
+)
 from neffd.store.root import CacheRoot
 from tests.harness import entries
 from tests.unit.publish.test_journal import insert, taken
@@ -380,7 +388,7 @@ async def test_documents_ride_on_a_batch_or_go_alone(root: CacheRoot, journal: J
 async def test_documents_never_hold_entries_up(
     root: CacheRoot, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(push, "_COMPANIONS_LIMIT_S", 0.01)
+    monkeypatch.setattr(riding, "LIMIT_S", 0.01)
     companions = Riding()
     companions.hangs = True
     await insert(journal, taken(root, 1), "one")
@@ -392,6 +400,59 @@ async def test_documents_never_hold_entries_up(
         await until(lambda: companions.postponements, "the document alone")
         assert (pusher.trouble, pusher.writes.reason) == (None, None)
     assert companions.went_with == []
+
+
+class Picky(Scripted):
+    """A remote that always fails at one entry: with others it settles those, alone it settles nothing."""
+
+    def __init__(self, poison: ModuleName, error: RemoteUnavailable) -> None:
+        super().__init__()
+        self._poison, self._error = poison, error
+
+    async def publish(
+        self, outgoing: Sequence[OutgoingEntry], documents: Mapping[str, bytes]
+    ) -> list[PublishResult | EntryFailed]:
+        stored = await super().publish(outgoing, documents)
+        names = [entry.name for entry in outgoing]
+        if names == [self._poison]:
+            raise self._error
+        if self._poison not in names:
+            return stored
+        failed, untried = EntryFailed(self._error.reason, permanent=False), EntryFailed(NOT_TRIED, permanent=False)
+        of_entries = [failed if name == self._poison else PublishResult.STORED for name in names]
+        return [*of_entries, *[untried] * len(documents)]
+
+
+@pytest.mark.parametrize(("number_of_others", "reason"), [(0, "server-error"), (1, "being-written")])
+async def test_documents_have_their_turn_while_one_entry_always_fails(
+    root: CacheRoot, journal: Journal, number_of_others: int, reason: str
+) -> None:
+    companions, poison = Riding(), taken(root, 1)
+    companions.due_in_s = 0
+    await insert(journal, poison, "one")
+    for number in range(number_of_others):
+        await insert(journal, taken(root, 2 + number), "one")
+    remote = Picky(poison.name, RemoteUnavailable(reason))
+    async with pushing(remote, journal, companions=companions) as pusher:
+        await until(lambda: ({"path": PublishResult.STORED}, True) in companions.went_with, "the document alone")
+        assert pusher.trouble == reason
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RemoteUnavailable("unreachable"), RemoteUnavailable("server-error", retry_after_s=3_600)],
+    ids=["away", "wants a rest"],
+)
+async def test_documents_do_not_ask_a_remote_that_is_not_to_be_asked(
+    root: CacheRoot, journal: Journal, error: RemoteUnavailable
+) -> None:
+    companions, one = Riding(), taken(root, 1)
+    companions.due_in_s = 0
+    await insert(journal, one, "one")
+    async with pushing(remote := Picky(one.name, error), journal, companions=companions) as pusher:
+        await until(lambda: pusher.trouble and not pusher.is_busy, "the pusher")
+    assert remote.batches == [[one.name.key]]
+    assert companions.due_in_s == 0, "nobody asked for it"
 
 
 async def test_a_fault_in_finding_documents_stops_no_entry(root: CacheRoot, journal: Journal) -> None:
