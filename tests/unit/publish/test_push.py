@@ -211,7 +211,7 @@ async def test_files_that_cannot_be_looked_at_keep_no_others_back(
 
     async with pushing(remote := Scripted(), journal) as pusher:
         with monkeypatch.context() as dead:
-            dead.setattr(push, "is_whole", look)
+            dead.setattr("neffd.publish.push.is_whole", look)
             await until(lambda: pusher.trouble == "disk" and pusher.waiting == 1, "the others are sent")
             assert [len(batch) for batch in remote.batches] == [2]
         await until(lambda: not pusher.waiting and pusher.trouble is None, "and this one when it is back")
