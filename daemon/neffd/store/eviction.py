@@ -163,12 +163,17 @@ def kept_because(entry: Entry, policy: Policy, now: float) -> Kept | None:
         return Kept.WAITING
     if entry.kept is not None:
         return entry.kept
-    # A use far in the future is the word of a clock that has been set back since: not to be waited for.
-    if abs(now - entry.used_at) < policy.protect_s:
+    if is_recent(entry.used_at, policy, now):
         return Kept.RECENT
     if not entry.copies and not policy.evict_unshared:
         return Kept.REMOTE_AWAY if entry.copies_away else Kept.NOT_SHARED
     return None
+
+
+def is_recent(used_at: float, policy: Policy, now: float) -> bool:
+    """Whether a use at `used_at` protects; both wall seconds."""
+    # One far in the future is the word of a clock that has been set back since: not to be waited for.
+    return abs(now - used_at) < policy.protect_s
 
 
 def cost_to_get_back_s(entry: Entry) -> float:

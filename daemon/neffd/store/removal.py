@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from neffd.store.eviction import Kept
 from neffd.store.index import Evicted, Index
 from neffd.store.inuse import InUse, alone
 from neffd.store.locks import StockLocks, has_locks
-from neffd.store.root import CacheRoot, FileFacts
+from neffd.store.root import CacheRoot, FileFacts, Inspection
 from neffd.store.sharing import CannotShare
 
 log = logging.getLogger(__name__)
@@ -45,12 +45,18 @@ class Remover:
         self._locks = StockLocks(root, index)
 
     def unmark(
-        self, wanted: Mapping[ModuleName, FileFacts], *, locked_too: bool = False
+        self,
+        wanted: Mapping[ModuleName, FileFacts],
+        *,
+        locked_too: bool = False,
+        is_recent: Callable[[float], bool] = lambda read_at: False,
     ) -> tuple[list[Evicted], dict[ModuleName, Kept]]:
         """Make entries unready, if their NEFF is still the one that was seen; also returns why others are not.
 
         Args:
             locked_too: a lock is no reason to keep the mark; `finish` will leave the rest to who holds it.
+            is_recent: whether a NEFF that was last read then, wall seconds, is a reason to keep it: trainers read on
+                after it was chosen.
 
         Raises sqlite3.Error, before anything is removed, if the database cannot note it.
         """
@@ -62,10 +68,9 @@ class Remover:
                 log.warning("%s cannot be looked at, and stays: %s", name, error)
                 kept[name] = Kept.NOT_PERMITTED
                 continue
-            if looks.state is not xla.State.READY or looks.neff != neff:
-                kept[name] = Kept.NOT_READY
-            elif looks.is_locked and not locked_too:
-                kept[name] = Kept.LOCKED
+            why = _kept_by_looks(looks, neff, locked_too=locked_too, is_recent=is_recent)
+            if why is not None:
+                kept[name] = why
             else:
                 files = {file: (facts.inode, facts.mtime_ns) for file, facts in looks.files.items()}
                 begun.append(Evicted(name, files, looks.size_bytes))
@@ -133,3 +138,13 @@ class Remover:
             (folder / file).unlink(missing_ok=True)
         (folder / xla.FAILURE_LOG).unlink(missing_ok=True)
         return Removal.REMOVED
+
+
+def _kept_by_looks(
+    looks: Inspection, neff: FileFacts, *, locked_too: bool, is_recent: Callable[[float], bool]
+) -> Kept | None:
+    if looks.state is not xla.State.READY or looks.neff != neff:
+        return Kept.NOT_READY
+    if looks.is_locked and not locked_too:
+        return Kept.LOCKED
+    return Kept.RECENT if is_recent(looks.read_at) else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import sqlite3
@@ -21,7 +22,7 @@ from neff.keys import ModuleName
 from neffd.config_sections import StoreConfig
 from neffd.metrics import Metrics
 from neffd.store.census import Census, Held
-from neffd.store.eviction import Entry, Goal, Kept, Limits, Policy, Selection, select
+from neffd.store.eviction import Entry, Goal, Kept, Limits, Policy, Selection, is_recent, select
 from neffd.store.index import Evicted, Index
 from neffd.store.removal import Removal, Remover
 from neffd.store.root import CacheRoot, FileFacts, Inspection
@@ -215,6 +216,7 @@ class Space:
         held = dict(self._census.snapshot())
         stays: dict[ModuleName, Kept] = {}
         pinned = frozenset(self._pinned())
+        unmark = functools.partial(self._remover.unmark, is_recent=self._is_recent)
         gone: list[Evicted] = []
         removed: list[Entry] = []
         while True:
@@ -224,7 +226,7 @@ class Space:
             if not wanted:
                 break
             self._removing |= wanted.keys()
-            unmarked, kept = await self._in_worker(self._remover.unmark, wanted)
+            unmarked, kept = await self._in_worker(unmark, wanted)
             self._removing -= kept.keys()
             stays |= kept
             gone += unmarked
@@ -270,6 +272,9 @@ class Space:
             )
 
         return select([entry(name, facts) for name, facts in held.items()], goal, self._policy, self._wall())
+
+    def _is_recent(self, read_at: float) -> bool:
+        return is_recent(read_at, self._policy, self._wall())
 
     async def _finish(self, begun: Collection[Evicted]) -> None:
         gone = []

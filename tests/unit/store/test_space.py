@@ -129,6 +129,18 @@ async def test_the_longest_unused_go_until_low_water(tmp_path: Path) -> None:
         assert made.problems == {}
 
 
+async def test_what_was_read_after_the_last_scan_stays_and_another_goes(tmp_path: Path) -> None:
+    async with room(tmp_path, limits=_ten()) as made:
+        first, *_ = [made.write(number, idle_s=_DAY * (20 - number)) for number in range(10)]
+        neff = made.root.entry(first) / "model.neff"
+        os.utime(neff, (made.now - 5, neff.stat().st_mtime))
+        async with made.running():
+            await until(lambda: len(made.gone) == 2, "others go")
+            async with made.space._one_at_a_time:
+                pass
+        assert made.here() == {0, *range(3, 10)}
+
+
 async def test_a_question_is_a_use_and_is_remembered(tmp_path: Path) -> None:
     async with room(tmp_path, limits=_ten()) as made:
         names = [made.write(number, idle_s=_DAY * (20 - number)) for number in range(9)]
