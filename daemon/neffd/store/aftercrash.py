@@ -8,7 +8,8 @@ so that it is fetched or compiled again.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from neff.keys import ModuleName
@@ -26,7 +27,9 @@ _STRIDE = 500
 _FIRST_FIELD = 0x0A  # an HLO module begins with its name
 
 
-def verify(root: CacheRoot, index: Index, names: Iterable[ModuleName]) -> dict[ModuleName, str]:
+def verify(
+    root: CacheRoot, index: Index, names: Iterable[ModuleName], wall: Callable[[], float] = time.time
+) -> dict[ModuleName, str]:
     """Look through what was made shortly before the machine went down, if it has been started again since.
 
     Args:
@@ -36,16 +39,16 @@ def verify(root: CacheRoot, index: Index, names: Iterable[ModuleName]) -> dict[M
     sqlite3.Error: then the next call does it again.
     """
     last = index.last_boot(root.path)
-    torn = {} if last in (None, index.boot) else _remove_torn(root, index, names)
+    torn = {} if last in (None, index.boot) else _remove_torn(root, index, names, wall())
     if last != index.boot:
         index.note_boot(root.path)
     return torn
 
 
-def _remove_torn(root: CacheRoot, index: Index, names: Iterable[ModuleName]) -> dict[ModuleName, str]:
+def _remove_torn(root: CacheRoot, index: Index, names: Iterable[ModuleName], now: float) -> dict[ModuleName, str]:
     noted_at = index.noted_before(root.path)
     ready = {name: neff for name in names if (neff := root.ready_neff(name)) is not None}
-    suspects = _suspects(ready, noted_at)
+    suspects = _suspects(ready, noted_at, now)
     torn = {}
     for start in range(0, len(suspects), _STRIDE):
         some = suspects[start : start + _STRIDE]
@@ -62,12 +65,17 @@ def _remove_torn(root: CacheRoot, index: Index, names: Iterable[ModuleName]) -> 
     return torn
 
 
-def _suspects(ready: Mapping[ModuleName, FileFacts], noted_at: Mapping[ModuleName, float]) -> list[ModuleName]:
-    """Ready entries that were written or noted shortly before the last sign of life."""
+def _suspects(
+    ready: Mapping[ModuleName, FileFacts], noted_at: Mapping[ModuleName, float], now: float
+) -> list[ModuleName]:
+    """Ready entries that were written or noted shortly before the last sign of life, or later.
+
+    A time that is still to come is no sign: one copied file may carry it, and would hide all others.
+    """
     signs = {name: neff.mtime_ns / 1e9 for name, neff in ready.items()}
     for name in noted_at.keys() & ready.keys():
         signs[name] = max(signs[name], noted_at[name])
-    newest = max(signs.values(), default=0.0)
+    newest = max([at for at in signs.values() if at <= now] or signs.values(), default=0.0)
     return [name for name, at in signs.items() if at >= newest - _AROUND_S]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -40,9 +41,9 @@ def after(database: Database, before: Index) -> Index:
     return Index(database, boot="after")
 
 
-def verify(root: CacheRoot, index: Index) -> dict[ModuleName, str]:
+def verify(root: CacheRoot, index: Index, wall: Callable[[], float] = time.time) -> dict[ModuleName, str]:
     names = [ModuleName(namespace, key) for namespace in root.namespaces() for key in root.module_keys(namespace)]
-    return aftercrash.verify(root, index, names)
+    return aftercrash.verify(root, index, names, wall)
 
 
 def make(root: CacheRoot, name: ModuleName = NAME, **files: bytes) -> Path:
@@ -127,6 +128,18 @@ def test_what_was_made_long_before_is_not_looked_at(root: CacheRoot, after: Inde
         os.utime(file, (1e9, 1e9))
     make(root, entries.module(2))
     assert verify(root, after) == {}
+
+
+def test_a_date_in_the_future_hides_no_torn_entry(root: CacheRoot, after: Index) -> None:
+    whole, torn = entries.module(2), entries.module(3)
+    cut(make(root) / "model.neff", 8192)
+    cut(make(root, torn) / "model.neff", 8192)
+    make(root, whole)
+    now = time.time()
+    for name, at in ((whole, now + 3600), (torn, now + 1800)):
+        os.utime(root.entry(name) / "model.neff", (at, at))
+    assert set(verify(root, after, lambda: now)) == {NAME, torn}
+    assert root.is_ready(whole)
 
 
 def test_what_is_no_hlo_module_and_has_no_header_is_not_judged(root: CacheRoot, after: Index) -> None:
