@@ -25,6 +25,7 @@ _HLO_FILES = ("wrapped_neff.hlo", "model.hlo_module.pb", "model.hlo.pb")
 # So many entries' digests are in memory at once.
 _STRIDE = 500
 _FIRST_FIELD = 0x0A  # an HLO module begins with its name
+_MOST_VARINT_BYTES = 10
 
 
 def verify(
@@ -141,27 +142,37 @@ def _has_hole(fd: int, size_bytes: int) -> bool:
 def _ends_within_a_field(content: bytes, size_bytes: int) -> bool:
     """Whether a protocol buffer ends too early; false for what does not look like an HLO module."""
     at = 0
-    while at < size_bytes and content[0] == _FIRST_FIELD:
-        tag, at = _varint(content, at)
-        if tag & 7 == 0:
-            _, at = _varint(content, at)
-        elif tag & 7 == 2:
-            length, at = _varint(content, at)
-            at += length
-        elif tag & 7 in (1, 5):
-            at += 8 if tag & 7 == 1 else 4
-        else:
-            return False
+    try:
+        while at < size_bytes and content[0] == _FIRST_FIELD:
+            at = _after_field(content, at)
+    except _UnknownForm:
+        return False
     return at > size_bytes
+
+
+def _after_field(content: bytes, at: int) -> int:
+    tag, at = _varint(content, at)
+    if tag & 7 == 0:
+        return _varint(content, at)[1]
+    if tag & 7 == 2:
+        length, at = _varint(content, at)
+        return at + length
+    if tag & 7 in (1, 5):
+        return at + (8 if tag & 7 == 1 else 4)
+    raise _UnknownForm
 
 
 def _varint(content: bytes, at: int) -> tuple[int, int]:
     """A number, and where it ends; beyond the end of `content` if that cuts it off."""
-    value = shift = 0
-    while at < len(content):
-        value |= (content[at] & 0x7F) << shift
-        at += 1
-        if not content[at - 1] & 0x80:
-            return value, at
-        shift += 7
+    value = 0
+    for place, byte in enumerate(content[at : at + _MOST_VARINT_BYTES]):
+        value |= (byte & 0x7F) << 7 * place
+        if not byte & 0x80:
+            return value, at + place + 1
+    if at + _MOST_VARINT_BYTES <= len(content):
+        raise _UnknownForm
     return value, len(content) + 1
+
+
+class _UnknownForm(Exception):
+    """No field of a protocol buffer that we know."""

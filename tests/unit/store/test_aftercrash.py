@@ -148,6 +148,27 @@ def test_what_is_no_hlo_module_and_has_no_header_is_not_judged(root: CacheRoot, 
     assert root.is_ready(NAME)
 
 
+@pytest.mark.parametrize("ending", [b"\x08" + b"\xff" * 200_000, b"\x1a" + b"\xff" * 10])
+def test_a_number_without_end_is_not_judged(root: CacheRoot, after: Index, ending: bytes) -> None:
+    make(root, model__hlo_module__pb=_HLO + ending)
+    assert verify(root, after) == {}
+    assert root.is_ready(NAME)
+
+
+@pytest.mark.parametrize(
+    "ending", [b"\x08", b"\x08\xff", b"\x1a" + b"\xff" * 9, b"\x09" + bytes(7), b"\x0d" + bytes(3)]
+)
+def test_a_field_of_any_form_that_is_cut_off_is_seen(root: CacheRoot, after: Index, ending: bytes) -> None:
+    make(root, model__hlo_module__pb=_HLO + ending)
+    assert list(verify(root, after)) == [NAME]
+
+
+@pytest.mark.parametrize("ending", [b"\x08\x00", b"\x08\xff\x01", b"\x09" + bytes(8), b"\x0d" + bytes(4), b"\x12\x01x"])
+def test_a_field_of_any_form_that_is_whole_is_left_alone(root: CacheRoot, after: Index, ending: bytes) -> None:
+    make(root, model__hlo_module__pb=_HLO + ending)
+    assert verify(root, after) == {}
+
+
 def test_of_a_locked_one_the_mark_goes_and_the_rest_is_its_holders(root: CacheRoot, after: Index) -> None:
     folder = make(root)
     os.truncate(folder / "model.neff", 8192)
