@@ -78,7 +78,7 @@ def find(root: CacheRoot, name: ModuleName) -> Record | None:
         return None
     if not stat.S_ISREG(facts.st_mode):
         return None
-    return Record(path, FileFacts(facts.st_size, facts.st_mtime_ns, fsops.inode(facts), facts.st_uid, facts.st_gid))
+    return Record(path, FileFacts.of(facts))
 
 
 def read(record: Record) -> bytes:

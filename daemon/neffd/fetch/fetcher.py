@@ -342,8 +342,7 @@ class Fetcher:
     def _note_origin(self, fetched: Fetched, staged: Path, remote: str) -> None:
         """Before the ready mark appears: what is placed now must never be taken for our own work."""
         entry = fetched.entry
-        facts = (staged / (xla.NEFF + PART_SUFFIX)).stat()
-        neff = FileFacts(facts.st_size, facts.st_mtime_ns, fsops.inode(facts), facts.st_uid, facts.st_gid)
+        neff = FileFacts.of((staged / (xla.NEFF + PART_SUFFIX)).stat())
         compile_s = self._known_s(entry.name, fetched.compile_s)
         origin = index.from_remote(remote)
         self._index.note_blocking(self._root.path, entry.name, origin, neff, fetched.digests, compile_s)

@@ -22,6 +22,8 @@ PART_SUFFIX = ".part"
 _INSIDE = Path(".cache/huggingface/neffd")
 # What is wrong with a disk, not with rights: it passes, and nobody has to start us again then.
 _DISK = (errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+# What SQLite can hold: up to the year 2262, while a file may carry any.
+_LATEST_NS = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,12 @@ class FileFacts:
     inode: int
     uid: int
     gid: int
+
+    @classmethod
+    def of(cls, facts: os.stat_result) -> FileFacts:
+        """What a `stat` says, with a time that the database can hold: where it is beyond that, the nearest one."""
+        mtime_ns = max(-_LATEST_NS, min(facts.st_mtime_ns, _LATEST_NS))
+        return cls(facts.st_size, mtime_ns, fsops.inode(facts), facts.st_uid, facts.st_gid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +147,7 @@ class CacheRoot:
                 if file == xla.NEFF:
                     read_at = facts.st_atime
                 if file in xla.SHARED:
-                    files[file] = _facts(facts)
+                    files[file] = FileFacts.of(facts)
         except (FileNotFoundError, NotADirectoryError):
             return Inspection(xla.State.EMPTY, {}, folder_exists=False)
         except PermissionError:
@@ -167,7 +175,7 @@ class CacheRoot:
             return None
         if not (stat.S_ISDIR(above.st_mode) and stat.S_ISREG(mark.st_mode) and stat.S_ISREG(neff.st_mode)):
             return None
-        return _facts(neff) if neff.st_size > 0 else None
+        return FileFacts.of(neff) if neff.st_size > 0 else None
 
     def _create(self) -> None:
         parent = self.path.parent
@@ -223,10 +231,6 @@ def disk_hint(error: OSError, path: Path) -> str:
     if error.errno == errno.EROFS:
         return f"mount it writable; where that is the service's view of it: ReadWritePaths={path.parent}"
     return "free space" if error.errno in _DISK else ""
-
-
-def _facts(facts: os.stat_result) -> FileFacts:
-    return FileFacts(facts.st_size, facts.st_mtime_ns, fsops.inode(facts), facts.st_uid, facts.st_gid)
 
 
 def _regular_files(parent: str, key: str) -> Iterator[tuple[str, os.stat_result]]:

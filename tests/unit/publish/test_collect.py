@@ -325,6 +325,26 @@ async def test_entries_that_existed_are_not_taken_for_new_while_the_index_cannot
         assert known.origin == "existing"
 
 
+async def test_dates_that_the_database_cannot_hold_stop_nothing(
+    root: CacheRoot, index: Index, journal: Journal
+) -> None:
+    in_2300 = 10_413_792_000
+
+    def write(name: ModuleName) -> None:
+        neff = entries.write(root.path, name, entries.files(name)) / "model.neff"
+        os.utime(neff, (in_2300, in_2300))
+        if neff.stat().st_mtime != in_2300:
+            pytest.skip("this file system has no such dates")
+
+    write(entries.module(1))
+    async with collecting(root, index, journal) as host:
+        write(entries.module(2))
+        await host.until(lambda: host.taken == 2, "both are taken")
+        await host.collector.scan_now()
+        assert host.taken == 2, "and recognized"
+    assert not host.problems
+
+
 async def test_a_look_that_fails_is_made_up_for_by_a_scan(
     root: CacheRoot, index: Index, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
