@@ -7,8 +7,9 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 # What the surroundings are to blame for.
 _CIRCUMSTANCES = ("locked", "full", "readonly", "unable to open", "disk I/O error", "out of memory", "interrupted")
@@ -16,6 +17,8 @@ _WORDS = ("malformed", "not a database", "disk image", "file is encrypted", "Cou
 # The second one where SQLite quotes the broken file in its message, and that is no text.
 ERRORS = (sqlite3.DatabaseError, UnicodeDecodeError)
 _AGAIN_S = 0.01
+# By table and column: what reads a value, or raises Damaged.
+Parsers = Mapping[str, Mapping[str, Callable[[Any], object]]]
 
 
 class Damaged(sqlite3.DatabaseError):
@@ -87,11 +90,20 @@ def _interrupted_after(connection: sqlite3.Connection, limit_s: float | None) ->
         thread.join()  # what comes next must not be interrupted
 
 
-def read_all(connection: sqlite3.Connection) -> None:
+def read_all(connection: sqlite3.Connection, parsers: Parsers) -> None:
     """Read every row: text that is none passes every other check. Raises sqlite3.DatabaseError."""
     for table in tables(connection):
-        for _ in connection.execute(f"SELECT * FROM {table}"):
-            pass
+        # An open cursor would keep the file open, and its connection remove another file's log when it ends.
+        with contextlib.closing(connection.execute(f"SELECT * FROM {table}")) as rows:
+            names = [column[0] for column in rows.description]
+            for row in rows:
+                _parse(row, names, parsers.get(table, {}))
+
+
+def _parse(row: Sequence[Any], names: Sequence[str], parsers: Mapping[str, Callable[[Any], object]]) -> None:
+    for name, value in zip(names, row, strict=True):
+        if value is not None and name in parsers:
+            parsers[name](value)
 
 
 def keep_aside(path: Path) -> Path:
@@ -104,12 +116,12 @@ def keep_aside(path: Path) -> Path:
     return aside
 
 
-def salvage(damaged: Path, into: sqlite3.Connection) -> frozenset[str]:
+def salvage(damaged: Path, into: sqlite3.Connection, parsers: Parsers) -> frozenset[str]:
     """Copy what can be read, as one transaction; returns the tables of which all rows came over."""
     with contextlib.closing(sqlite3.connect(f"{damaged.as_uri()}?mode=ro", uri=True)) as source:
         into.execute("PRAGMA foreign_keys=OFF")
         into.execute("BEGIN IMMEDIATE")
-        whole = {table for table in sorted(tables(into)) if _copy(source, into, table)}
+        whole = {table for table in sorted(tables(into)) if _copy(source, into, table, parsers)}
         # What lost its other half is of no use.
         into.execute("DELETE FROM deliveries WHERE outbox_id NOT IN (SELECT id FROM outbox)")
         into.execute("DELETE FROM outbox WHERE id NOT IN (SELECT outbox_id FROM deliveries)")
@@ -119,8 +131,9 @@ def salvage(damaged: Path, into: sqlite3.Connection) -> frozenset[str]:
     return frozenset(whole)
 
 
-def _copy(source: sqlite3.Connection, into: sqlite3.Connection, table: str) -> bool:
-    """Rows up to the first that cannot be read; whether that was all."""
+def _copy(source: sqlite3.Connection, into: sqlite3.Connection, table: str, parsers: Parsers) -> bool:
+    """Rows up to the first that cannot be read, without those that cannot be parsed; whether that was all."""
+    is_all = True
     try:
         rows = source.execute(f"SELECT * FROM {table}")
         columns = [column[0] for column in rows.description]
@@ -130,8 +143,19 @@ def _copy(source: sqlite3.Connection, into: sqlite3.Connection, table: str) -> b
         marks = ",".join("?" * len(columns))
         statement = f"INSERT OR IGNORE INTO {table} ({','.join(columns)}) VALUES ({marks})"
         for row in rows:
+            if not _can_be_parsed(row, columns, parsers.get(table, {})):
+                is_all = False
+                continue
             with contextlib.suppress(sqlite3.IntegrityError):  # garbage where something has to be
                 into.execute(statement, row)
     except ERRORS:
+        return False
+    return is_all
+
+
+def _can_be_parsed(row: Sequence[Any], names: Sequence[str], parsers: Mapping[str, Callable[[Any], object]]) -> bool:
+    try:
+        _parse(row, names, parsers)
+    except Damaged:
         return False
     return True

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from neffd import points
 from neffd.errors import NeffdError
-from neffd.store import damage, fsops
+from neffd.store import columns, damage, fsops
 from neffd.store.filesystem import network_file_system
 
 log = logging.getLogger(__name__)
@@ -242,7 +242,7 @@ class Database:
             self._prepare(connection, None)
             whole = frozenset[str]()
             with contextlib.suppress(*damage.ERRORS):
-                whole = damage.salvage(self.damaged, connection)
+                whole = damage.salvage(self.damaged, connection, columns.PARSERS)
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             if "entries" not in whole:
@@ -262,7 +262,7 @@ class Database:
         connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         self._is_checked = damage.check(connection, check_s)
         if check_s is None:
-            damage.read_all(connection)
+            damage.read_all(connection, columns.PARSERS)
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > len(_MIGRATIONS):
             raise NeffdError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import sqlite3
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 from neff.keys import ModuleName
 from neffd.layouts import xla
 from neffd.remotes.provenance import FileDigest
-from neffd.store import fsops
+from neffd.store import columns, fsops
 from neffd.store.database import Database
 from neffd.store.root import FileFacts
 
@@ -124,9 +123,6 @@ class Index:
         was_taken: bool = False,
     ) -> None:
         """The same inside a transaction of the caller's."""
-        digests = None
-        if files is not None:
-            digests = json.dumps({file: [digest.size_bytes, digest.sha256] for file, digest in files.items()})
         connection.execute(
             "INSERT OR REPLACE INTO entries VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
             (
@@ -136,7 +132,7 @@ class Index:
                 neff.inode,
                 neff.mtime_ns,
                 neff.size_bytes,
-                digests,
+                None if files is None else columns.digests_text(files),
                 was_taken,
                 compile_s,
                 time.time(),
@@ -202,11 +198,15 @@ class Index:
 
     def noted(self, root: Path, names: Collection[ModuleName]) -> dict[ModuleName, Noted]:
         """All that is noted of these entries, as far as anything is. Blocking."""
-        rows = self._database.run_blocking(lambda connection: _rows_of(connection, root, names))
-        return {
-            name: Noted(_known(row), {file: FileDigest(*of) for file, of in json.loads(row[6] or "{}").items()})
-            for name, row in rows.items()
-        }
+
+        def read(connection: sqlite3.Connection) -> dict[ModuleName, Noted]:
+            rows = _rows_of(connection, root, names)
+            return {
+                name: Noted(_known(row), {} if row[6] is None else columns.digests(row[6]))
+                for name, row in rows.items()
+            }
+
+        return self._database.run_blocking(read)
 
     def is_own_lock(self, lock: Path) -> bool:
         """Whether a lock file is one that we have made and not yet let go."""
@@ -226,7 +226,7 @@ class Index:
 
     def note_evictions(self, root: Path, evicted: Iterable[Evicted]) -> None:
         """Remember, before the first file goes, what is going to be removed. Blocking."""
-        rows = [(str(root), *entry.name, json.dumps(entry.files), entry.size_bytes) for entry in evicted]
+        rows = [(str(root), *entry.name, columns.identities_text(entry.files), entry.size_bytes) for entry in evicted]
         self._database.run_blocking(
             lambda connection: connection.executemany("INSERT OR REPLACE INTO evictions VALUES (?,?,?,?,?)", rows)
         )
@@ -240,15 +240,15 @@ class Index:
     def unfinished_evictions(self, root: Path) -> list[Evicted]:
         """What was begun and not finished, in this life or an earlier one. Blocking."""
         query = "SELECT namespace, key, files, size_bytes FROM evictions WHERE root = ?"
-        rows = self._database.run_blocking(lambda connection: connection.execute(query, (str(root),)).fetchall())
-        return [
-            Evicted(
-                ModuleName(namespace, key),
-                {file: tuple(facts) for file, facts in json.loads(files).items()},
-                size_bytes,
-            )
-            for namespace, key, files, size_bytes in rows
-        ]
+
+        def read(connection: sqlite3.Connection) -> list[Evicted]:
+            rows = connection.execute(query, (str(root),))
+            return [
+                Evicted(ModuleName(namespace, key), columns.identities(files), size_bytes)
+                for namespace, key, files, size_bytes in rows
+            ]
+
+        return self._database.run_blocking(read)
 
     def note_uses(self, root: Path, used_at: Mapping[ModuleName, float]) -> None:
         """Remember, for many entries at once, when somebody last asked for them, wall seconds. Blocking."""
@@ -338,7 +338,7 @@ def _rows_of(connection: sqlite3.Connection, root: Path, names: Collection[Modul
 
 def _known(row: _Row) -> Known:
     _, _, origin, inode, mtime_ns, size_bytes, files, was_taken = row
-    names = None if files is None else _shared(frozenset(json.loads(files)))
+    names = None if files is None else _shared(columns.file_names(files))
     return Known(sys.intern(origin), (inode, mtime_ns, size_bytes), names, bool(was_taken))
 
 

@@ -21,7 +21,7 @@ from neffd.publish.journal import Journal, Taken
 from neffd.remotes.provenance import FileDigest, Provenance
 from neffd.store import damage, database, filesystem
 from neffd.store.database import Database
-from neffd.store.index import EXISTING, LOCAL, Index, from_remote
+from neffd.store.index import EXISTING, LOCAL, Evicted, Index, from_remote
 from neffd.store.root import CacheRoot, FileFacts
 from tests.harness import entries
 from tests.harness.daemon import python_path
@@ -193,6 +193,47 @@ def test_a_work_that_meets_damage_is_told_too(tmp_path: Path) -> None:
     with opened(tmp_path) as made:
         assert made.damaged is None, "it was a false alarm"
     assert not (tmp_path / "neffd.db.suspect").exists()
+
+
+_NOT_WHAT_WAS_WRITTEN = [
+    '{"model.neff": [',
+    "",
+    "[" * 100_000,
+    "[]",
+    '{"model.neff": [1]}',
+    '{"model.neff": ["", {}]}',
+    b"\xff",
+    1.5,
+]
+
+
+@pytest.mark.parametrize("text", _NOT_WHAT_WAS_WRITTEN)
+@pytest.mark.parametrize("table", ["entries", "evictions"])
+def test_a_text_that_only_its_reader_finds_damaged_is_healed_by_the_next_start(
+    tmp_path: Path, table: str, text: object
+) -> None:
+    root, names, told = Path("/cache"), list(map(entries.module, range(3))), list[BaseException]()
+    with opened(tmp_path) as made:
+        index = Index(made)
+        for name in names:
+            index.note_blocking(root, name, LOCAL, FileFacts(1, 2, 3, 0, 0), {"model.neff": FileDigest(1, "0" * 64)})
+        index.note_evictions(root, [Evicted(name, {"model.neff": (1, 2)}, 3) for name in names])
+        index.baseline_blocking(root, [])
+        update = f"UPDATE {table} SET files = ? WHERE key = ?"
+        made.run_blocking(lambda connection: connection.execute(update, (text, names[1].key)))
+        made.on_damage = told.append
+        with pytest.raises(damage.Damaged):
+            index.noted(root, names) if table == "entries" else index.unfinished_evictions(root)
+    assert len(told) == 1
+    for is_first in (True, False):
+        with opened(tmp_path) as made:
+            index = Index(made)
+            assert (made.damaged is not None) == is_first
+            lost = {names[1]}
+            assert set(index.noted(root, names)) == set(names) - (lost if table == "entries" else set())
+            left = {entry.name for entry in index.unfinished_evictions(root)}
+            assert left == set(names) - (lost if table == "evictions" else set())
+            assert index.has_baseline(root) == (table == "evictions"), "where a lost one came from nobody knows"
 
 
 @pytest.mark.parametrize("step", [0, 1, len(database._MIGRATIONS) - 1])

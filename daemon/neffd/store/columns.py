@@ -1,0 +1,63 @@
+"""The columns of the database that hold JSON: what is written there, and read back or found damaged. No I/O.
+
+SQLite keeps no checksums: a text with a few bytes of something else in it is as good to it as any other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from neffd.remotes.provenance import FileDigest
+from neffd.store.damage import Damaged
+
+
+def digests_text(files: Mapping[str, FileDigest]) -> str:
+    """What an entry's files were."""
+    return json.dumps({file: [digest.size_bytes, digest.sha256] for file, digest in files.items()})
+
+
+def digests(text: Any) -> dict[str, FileDigest]:
+    """The same read back; raises Damaged."""
+    return {file: FileDigest(*of) for file, of in _pairs(text, (int, str)).items()}
+
+
+def identities_text(files: Mapping[str, tuple[int, int]]) -> str:
+    """Inode and mtime of files that are going to be removed."""
+    return json.dumps(files)
+
+
+def identities(text: Any) -> dict[str, tuple[int, int]]:
+    """The same read back; raises Damaged."""
+    return _pairs(text, (int, int))
+
+
+# By table and column; NULL is none of their business.
+PARSERS: Mapping[str, Mapping[str, Callable[[Any], object]]] = {
+    "entries": {"files": digests},
+    "evictions": {"files": identities},
+}
+
+
+def file_names(text: Any) -> frozenset[str]:
+    """The names alone, of either; raises Damaged."""
+    return frozenset(_object(text))
+
+
+def _pairs(text: Any, kinds: tuple[type, type]) -> dict[str, Any]:
+    found = _object(text)
+    for value in found.values():
+        if not isinstance(value, list) or [type(part) for part in value] != [*kinds]:
+            raise Damaged("a column holds something else than was written there")
+    return {file: tuple(value) for file, value in found.items()}
+
+
+def _object(text: Any) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise Damaged("a column holds something else than JSON")
+    return found
