@@ -26,11 +26,11 @@ class Problems:
         self._noted: dict[tuple[str, str], dict[str, str]] = {}  # details by subject
 
     def note(self, reason: str, detail: str, hint: str, subject: str = "") -> None:
-        """Say a problem that `subject` has; the same one is said once, whoever has it."""
+        """Say a problem that `subject` has; the same one is said once, whoever has it, and shown as it is now."""
         details = self._noted.get((reason, hint))
         if details is not None:
-            if len(details) < _MOST_SUBJECTS:
-                details.setdefault(subject, detail)
+            if subject in details or len(details) < _MOST_SUBJECTS:
+                details[subject] = detail
         elif len(self._noted) < _MOST:
             self._noted[reason, hint] = {subject: detail}
             log.warning("%s: %s: %s%s", self._where, reason, detail, f" (try: {hint})" if hint else "")

@@ -314,7 +314,9 @@ class Space:
     def _is_blocked(self, selection: Selection) -> None:
         self._kept = selection.kept
         reserve = self._limits.min_free_bytes
-        self._reason = NEARLY_FULL if self._free_bytes - self._reserved_bytes < reserve else OVER_LIMIT
+        is_nearly_full = self._free_bytes - self._reserved_bytes < reserve
+        self._reason, other = (NEARLY_FULL, OVER_LIMIT) if is_nearly_full else (OVER_LIMIT, NEARLY_FULL)
+        self._on_healed(other)
         why = ", ".join(f"{count} {kept.value}" for kept, count in sorted(self._kept.items()))
         self._on_problem(self._reason, f"nothing more can be evicted: {why or 'the cache is empty'}", "")
 

@@ -15,11 +15,22 @@ def test_the_same_remedy_is_the_same_problem(caplog: pytest.LogCaptureFixture) -
         problems.note("cannot-share", f"folder {number}", "setfacl /cache")
     problems.note("cannot-share", "another", "setfacl /other")
     assert [(kept["reason"], kept["detail"], kept["hint"]) for kept in problems.status()] == [
-        ("disk", "no space for outbox/0", ""),
-        ("cannot-share", "folder 0", "setfacl /cache"),
+        ("disk", "no space for outbox/999", ""),
+        ("cannot-share", "folder 999", "setfacl /cache"),
         ("cannot-share", "another", "setfacl /other"),
     ]
     assert len(caplog.records) == 3
+
+
+def test_a_problem_is_shown_as_it_is_now_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    problems = Problems("/cache")
+    for subject in ("one", "two"):
+        problems.note("cannot-read", f"{subject}: no permission", "setfacl /cache", subject)
+    problems.note("cannot-read", "one: input/output error", "setfacl /cache", "one")
+    assert [kept["detail"] for kept in problems.status()] == ["one: input/output error"]
+    problems.over("cannot-read", subject="one")
+    assert [kept["detail"] for kept in problems.status()] == ["two: no permission"]
+    assert len(caplog.records) == 1
 
 
 def test_a_problem_is_over_when_it_is_over_for_the_last_who_had_it() -> None:

@@ -322,6 +322,24 @@ async def test_a_disk_that_others_fill(tmp_path: Path, monkeypatch: pytest.Monke
             await until(lambda: made.problems == {}, "over")
 
 
+async def test_a_disk_that_has_room_again_beside_another_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with room(tmp_path, limits=Limits(max_bytes=_SIZE, min_free_bytes=_SIZE)) as made:
+        disk = Disk(monkeypatch, made.root, _SIZE * 10)
+        names = [made.write(number) for number in range(2)]
+        made.copies |= dict.fromkeys(names, (0, 0))
+        disk.others_bytes = _SIZE * 9
+        async with made.running():
+            await until(lambda: set(made.problems) == {"disk-nearly-full"}, "said")
+            disk.others_bytes = 0
+            made.pinned.add(names[0])
+            made.space.scanned(names)
+            await until(lambda: set(made.problems) == {"over-limit"}, "only what is left of it")
+            assert made.problems["over-limit"] == "nothing more can be evicted: 1 not-shared, 1 pinned"
+            disk.others_bytes = _SIZE * 9
+            made.space.scanned(names)
+            await until(lambda: set(made.problems) == {"disk-nearly-full"}, "and back")
+
+
 async def test_it_says_where_last_uses_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with room(tmp_path, limits=Limits()) as made:
         disk = Disk(monkeypatch, made.root, _SIZE * 10)
