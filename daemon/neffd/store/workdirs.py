@@ -29,9 +29,12 @@ _EVERY_S = 6 * 3600.0
 async def run(older_than_s: float, workers: Executor) -> None:
     """Clear left-overs now and every few hours, until cancelled."""
     while True:
-        count = await asyncio.get_running_loop().run_in_executor(workers, clear, older_than_s)
-        if count:
-            log.info("removed %d work folders of compiles that ended", count)
+        try:
+            count = await asyncio.get_running_loop().run_in_executor(workers, clear, older_than_s)
+            if count:
+                log.info("removed %d work folders of compiles that ended", count)
+        except OSError as error:
+            log.warning("work folders of compiles that ended: %s", error)
         await asyncio.sleep(_EVERY_S)
 
 
@@ -53,7 +56,8 @@ def clear(older_than_s: float, tmp: Path = TMP, wall: Callable[[], float] = time
 
 
 def _ours(tmp: Path) -> Iterator[Path]:
-    for parent in [tmp / NAME, *tmp.glob(f"*/{NAME}")]:
+    # No glob: it gives up at a dead mount below.
+    for parent in [tmp / NAME, *(user / NAME for user in tmp.iterdir())]:
         above = [parent] if parent.parent == tmp else [parent.parent, parent]
         if all(_is_ours_alone(folder) for folder in above):
             yield from (folder for folder in parent.iterdir() if _is_ours_alone(folder))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,3 +77,38 @@ def test_what_another_user_could_swap_stays(tmp: Path, tmp_path_factory: pytest.
     folder.chmod(0o755)
     assert clear(tmp) == 1
     assert precious.is_dir()
+
+
+def test_a_dead_mount_beside_them_keeps_nothing(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work(tmp)
+    (tmp / "dead").mkdir()
+    real = Path.stat
+
+    def stat(self: Path, **options: Any) -> os.stat_result:
+        if self.is_relative_to(tmp / "dead"):
+            raise OSError(errno.ENOTCONN, "Transport endpoint is not connected", str(self))
+        return real(self, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert clear(tmp) == 1
+
+
+async def test_what_fails_is_said_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop, again = asyncio.get_running_loop(), asyncio.Event()
+
+    def clear_second_time(older_than_s: float) -> int:
+        if not caplog.messages:
+            raise OSError(errno.EIO, "Input/output error", "/tmp")
+        loop.call_soon_threadsafe(again.set)
+        return 0
+
+    monkeypatch.setattr(workdirs, "clear", clear_second_time)
+    monkeypatch.setattr(workdirs, "_EVERY_S", 0.01)
+    with ThreadPoolExecutor(1) as workers:
+        task = asyncio.create_task(workdirs.run(1.0, workers))  # noqa: TID251
+        await asyncio.wait_for(again.wait(), 5)
+        task.cancel()
+        await asyncio.wait({task})
+    assert "Input/output error" in caplog.text
