@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, KeysView
+from collections.abc import Collection, KeysView, Mapping
 from typing import NamedTuple, TypeGuard
 
 from neff.keys import ModuleName
 from neffd.layouts import xla
+from neffd.publish.baseline import EVERYTHING, Baseline
 from neffd.publish.unreadable import check_open
 from neffd.publish.watch import Watch
 from neffd.store import aftercrash
@@ -48,6 +49,7 @@ class Survey:
         self._root = root
         self._index = index
         self._watch = watch
+        self._baseline = Baseline(root, index)
         self._is_verified = False
 
     def list_all(self, *, has_lost_events: bool) -> Listing:
@@ -59,24 +61,26 @@ class Survey:
         Raises OSError and sqlite3.Error.
         """
         names: list[ModuleName] = []
-        closed: list[OSError] = []
+        closed: dict[str, OSError] = {}
         if has_lost_events:
             self._watch.drop_all()
         # Watch before listing: what comes in between is then an event.
         self._watch.add_folder(self._root.path)
+        try:
+            check_open(self._root.path)
+        except OSError as error:
+            closed[EVERYTHING] = error
         for namespace in self._root.namespaces():
             self._watch.add_folder(self._root.path / namespace)
             try:
                 check_open(self._root.path / namespace)
                 names += [ModuleName(namespace, key) for key in self._root.module_keys(namespace)]
             except OSError as error:
-                closed.append(error)
-        if not self._index.has_baseline(self._root.path):
-            ready = [(name, neff) for name in names if (neff := self._root.ready_neff(name)) is not None]
-            self._index.baseline_blocking(self._root.path, ready)
+                closed[namespace] = error
+        self._baseline.note_once(names, closed)
         torn = {} if self._is_verified else aftercrash.verify(self._root, self._index, names)
         self._is_verified = True
-        return Listing(dict.fromkeys(names).keys(), torn, closed)
+        return Listing(dict.fromkeys(names).keys(), torn, list(closed.values()))
 
     def look_at(self, names: Collection[ModuleName], *, asking_index: bool) -> list[Seen]:
         """A fresh look at each of these entries, without what is noted of them where nobody needs it.
@@ -84,9 +88,14 @@ class Survey:
         Raises sqlite3.Error.
         """
         looks = {name: self._inspect(name) for name in names}
-        ready = [name for name, found in looks.items() if _is_ready(found)]
-        known = self._index.known_of(self._root.path, ready) if asking_index else {}
+        known = self._known(looks) if asking_index else {}
         return [Seen(name, found, known.get(name)) for name, found in looks.items()]
+
+    def _known(self, looks: Mapping[ModuleName, Inspection | OSError]) -> dict[ModuleName, Known]:
+        neffs = {name: found.neff for name, found in looks.items() if _is_ready(found)}
+        known = self._index.known_of(self._root.path, neffs)
+        unknown = {name: neff for name, neff in neffs.items() if neff is not None and name not in known}
+        return known | self._baseline.find_old(unknown)
 
     def _inspect(self, name: ModuleName) -> Inspection | OSError:
         try:

@@ -140,24 +140,42 @@ class Index:
             ),
         )
 
-    def baseline_blocking(self, root: Path, ready: Sequence[tuple[ModuleName, FileFacts]]) -> None:
+    def baseline_blocking(
+        self, root: Path, ready: Sequence[tuple[ModuleName, FileFacts]], unread: Iterable[str] = ()
+    ) -> None:
         """On the first start on a directory, note its ready entries as existing; cut off, all of it is done again.
 
-        Entries that are noted already, in a database that lost others, stay as they are.
+        Args:
+            unread: paths below `root` of which nobody knows what was there.
+        """
+        for start in range(0, len(ready), _AT_ONCE):
+            self.note_existing(root, dict(ready[start : start + _AT_ONCE]))
+        row = (f"baseline:{root}", "\n".join([str(time.time()), *unread]))
+        self._database.run_blocking(
+            lambda connection: connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
+        )
+
+    def note_existing(self, root: Path, ready: Mapping[ModuleName, FileFacts]) -> None:
+        """Note entries as from before the first start. Blocking.
+
+        Those that are noted already, in a database that lost others, stay as they are.
         """
 
-        def write(connection: sqlite3.Connection, part: Mapping[ModuleName, FileFacts]) -> None:
-            noted = _known_of(connection, root, part)
-            for name, neff in part.items():
+        def write(connection: sqlite3.Connection) -> None:
+            noted = _known_of(connection, root, ready)
+            for name, neff in ready.items():
                 if name not in noted or not noted[name].is_same(neff):
                     self.insert(connection, root, name, EXISTING, neff, None)
 
-        def finish(connection: sqlite3.Connection) -> None:
-            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"baseline:{root}", str(time.time())))
+        self._database.run_blocking(write)
 
-        for start in range(0, len(ready), _AT_ONCE):
-            self._database.run_blocking(functools.partial(write, part=dict(ready[start : start + _AT_ONCE])))
-        self._database.run_blocking(finish)
+    def unread_at_baseline(self, root: Path) -> tuple[float, frozenset[str]]:
+        """When `baseline_blocking` ended, wall seconds, and what was `unread` then. Blocking."""
+        query = "SELECT CAST(value AS REAL), value FROM meta WHERE name = ?"
+        row = self._database.run_blocking(
+            lambda connection: connection.execute(query, (f"baseline:{root}",)).fetchone()
+        )
+        return (0.0, frozenset()) if row is None else (row[0], frozenset(row[1].split("\n")[1:]))
 
     def has_baseline(self, root: Path) -> bool:
         """Whether the daemon has been on this directory before. Blocking."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,18 @@ def test_a_first_start_that_is_cut_off_is_done_again(database: Database, monkeyp
     index.baseline_blocking(ROOT, READY)
     assert noted(index) == {**dict.fromkeys(NAMES, EXISTING), NAMES[-1]: LOCAL}
     assert index.has_baseline(ROOT)
+
+
+def test_what_could_not_be_read_at_the_first_start(database: Database) -> None:
+    index = Index(database)
+    assert index.unread_at_baseline(ROOT) == (0.0, frozenset())
+    before = time.time()
+    index.baseline_blocking(ROOT, [], [str(NAMES[0]), NAMES[1].namespace])
+    index.baseline_blocking(OTHER, [])
+    noted_at, unread = index.unread_at_baseline(ROOT)
+    assert before <= noted_at <= time.time()
+    assert unread == {str(NAMES[0]), NAMES[1].namespace}
+    assert index.unread_at_baseline(OTHER)[1] == frozenset()
 
 
 def test_what_was_noted_before_the_machine_was_started_again(database: Database) -> None:

@@ -1,0 +1,84 @@
+"""What counts as made here, and what was there before: also where the first look could not see it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neff.keys import ModuleName
+from neffd.publish.audience import Audience
+from neffd.publish.survey import Survey
+from neffd.publish.watch import Watch
+from neffd.store.database import Database
+from neffd.store.index import Index
+from neffd.store.root import CacheRoot
+from tests.harness import entries
+from tests.unit.store.as_user import User, needs_root
+
+OLD, OPEN, NEW, COPIED = map(entries.module, range(4))
+_NEVER_OLD = Audience(frozenset({"team"}), frozenset(), existing=False)
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """Where another user may write; not below a folder of pytest's, which is root's alone."""
+    place = Path(tempfile.mkdtemp(prefix="neffd-survey-"))
+    place.chmod(0o777)
+    yield place
+    shutil.rmtree(place)
+
+
+def _write(root: CacheRoot, name: ModuleName, *, after: float = 0.0) -> Path:
+    """With times that are later than `after`: a file system's clock is some milliseconds behind."""
+    while True:
+        folder = entries.write(root.path, name, entries.files(name))
+        if (folder / "model.neff").stat().st_mtime > after:
+            return folder
+
+
+def _started(root: CacheRoot, database: Database) -> Survey:
+    return Survey(root, Index(database), Watch(lambda path, is_gone: None, lambda: None))
+
+
+def _sent(survey: Survey) -> list[str]:
+    """The entries that are for somebody."""
+    names = list(survey.list_all(has_lost_events=False).names)
+    found = survey.look_at(names, asking_index=True)
+    return sorted(str(seen.name) for seen in found if seen.neff and _NEVER_OLD.of(seen.known, seen.neff))
+
+
+def _closed_at_the_first_start(home: Path, what: str) -> Any:
+    root, database = CacheRoot(home / "cache"), Database(home / "state")
+    folder = _write(root, OLD)
+    _write(root, OPEN)
+    closed = {"entry": folder, "namespace": folder.parent, "directory": root.path}[what]
+    closed.chmod(0)
+    told = [str(error) for error in _started(root, database).list_all(has_lost_events=False).closed]
+    closed.chmod(0o755)
+    (folder / "model.neff").chmod(0o644)  # as the advised command does, all over it
+    _write(root, NEW, after=time.time())
+    os.utime(_write(root, COPIED) / "model.neff", (1e9, 1e9))
+    outcomes = [_sent(_started(root, database)) for _ in range(2)]
+    database.close()
+    return told, outcomes
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("what", "sent"),
+    [("entry", [NEW, COPIED]), ("namespace", [NEW]), ("directory", [NEW])],
+    ids=["entry", "namespace", "directory"],
+)
+def test_what_could_not_be_read_at_the_first_start_is_not_taken_for_new_later(
+    home: Path, what: str, sent: list[ModuleName]
+) -> None:
+    told, outcomes = User(61_003, 61_003).run(lambda: _closed_at_the_first_start(home, what))
+    assert len(told) == (what != "entry"), "of an entry whoever looks at it tells"
+    assert outcomes == [sorted(map(str, sent))] * 2
