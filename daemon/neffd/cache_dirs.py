@@ -85,6 +85,7 @@ def _space(
         limits=limits_of(shared.config.store, root),
         policy=policy_of(shared.config.store),
         copies=remotes.copies,
+        confirmed=remotes.confirmed,
         is_settling=is_settling,
         pinned=pinned,
         on_evicted=lambda name: shared.care.history.note(root.path, name, "evicted"),

@@ -181,13 +181,25 @@ class RemoteList:
 
     def copies(self, name: ModuleName) -> tuple[int, int]:
         """How many hold an entry that can be used: those that answer, those that do not just now."""
-        usable = [
+        usable = self._usable(name)
+        away = sum(catalog.trouble is not None for catalog in usable)
+        return len(usable) - away, away
+
+    def _usable(self, name: ModuleName) -> list[Catalog]:
+        return [
             catalog
             for remote, catalog in self.catalogs()
             if catalog.knows(*name) and not self._shared.refusals.noted(remote, name)
         ]
-        away = sum(catalog.trouble is not None for catalog in usable)
-        return len(usable) - away, away
+
+    async def confirmed(self, names: Collection[ModuleName]) -> set[ModuleName]:
+        """Which of these a remote, asked now, says it holds; one question for each remote and compiler version."""
+        asked: dict[tuple[Catalog, str], list[str]] = {}
+        for name in names:
+            for catalog in self._usable(name):
+                asked.setdefault((catalog, name.namespace), []).append(name.key)
+        found = await asyncio.gather(*(_confirmed(*which, keys) for which, keys in asked.items()))
+        return set().union(*found)
 
     def holds(self, name: ModuleName) -> bool:
         """Whether one that answers is known to hold an entry that can be used."""
@@ -330,3 +342,11 @@ class RemoteList:
             on_outcome=delivered,
             clock=shared.clock,
         )
+
+
+async def _confirmed(catalog: Catalog, namespace: str, keys: Collection[str]) -> set[ModuleName]:
+    try:
+        return {ModuleName(namespace, key) for key in await catalog.confirm(namespace, keys)}
+    except RemoteUnavailable as error:
+        log.debug("whether %s holds %d entries: %s", catalog.name, len(keys), error)
+        return set()

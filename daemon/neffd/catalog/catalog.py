@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import logging
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
@@ -36,6 +36,8 @@ _PAGE_LIMIT_S = 30.0
 _IDLE_AFTER_S = 600.0
 _IDLE_FACTOR = 10
 _SOON_S = 1.0
+# What a remote denied in one namespace, while there is no complete listing to tell.
+_MOST_ABSENT = 10_000
 
 
 @dataclass
@@ -55,6 +57,13 @@ class _Namespace:
     @property
     def is_complete(self) -> bool:
         return self.listed is not None and self.listed == self.current
+
+    def deny(self, keys: Collection[str]) -> None:
+        """The remote said of these, at `current`, that there are no ready entries."""
+        self.keys.difference_update(keys)
+        self.absent.update(keys)
+        while len(self.absent) > _MOST_ABSENT:
+            self.absent.pop()
 
 
 class Catalog:
@@ -179,11 +188,25 @@ class Catalog:
         known.keys.add(key)
         known.absent.discard(key)
 
-    def forget(self, namespace: str, key: str) -> None:
-        """The remote turned out not to hold what we thought."""
+    async def confirm(self, namespace: str, keys: Collection[str]) -> frozenset[str]:
+        """Which of `keys` the remote itself says it holds; what it denies is not known to be there any more.
+
+        Raises RemoteUnavailable.
+        """
+        await self._restore()
+        if not self._is_fresh(self._of(namespace)):
+            await self.look(namespace)
+        return await self._present(namespace, keys)
+
+    def forget(self, namespace: str, key: str, version: str | None) -> None:
+        """The remote turned out not to hold what we thought, at `version` or later."""
         known = self._of(namespace)
-        known.keys.discard(key)
-        known.listed = known.checked_at = None
+        known.checked_at = None  # the next who asks has it looked at again
+        if version is not None and version == known.current:
+            known.deny([key])
+        else:
+            known.keys.discard(key)
+            known.listed = None
 
     async def discover(self) -> None:
         """List every namespace of the remote; used when a key is asked for without one. Raises RemoteUnavailable."""
@@ -308,12 +331,16 @@ class Catalog:
 
     async def _ask_present(self, namespace: str) -> None:
         await asyncio.sleep(0)  # whoever asks in this turn of the loop is in the same question
-        known, keys = self._of(namespace), self._asked.pop(namespace, set())
+        await self._present(namespace, self._asked.pop(namespace, set()))
+
+    async def _present(self, namespace: str, keys: Collection[str]) -> frozenset[str]:
+        known = self._of(namespace)
         version = known.current
         found = await self._call(self._remote.present(namespace, sorted(keys)), CHECK_LIMIT_S)
         known.keys |= found
         if known.current == version:
-            known.absent |= keys - found
+            known.deny(set(keys) - found)
+        return found
 
     async def _list(self, namespace: str) -> None:
         known = self._of(namespace)
@@ -324,7 +351,7 @@ class Catalog:
             if page is None:
                 break
             listed.update(page)
-            known.keys |= listed  # usable while it fills
+            known.keys.update(page)  # usable while it fills; what of it was denied meanwhile does not come again
         # What was asked for by itself meanwhile may be newer than the listing. What stays, stays where it is in memory.
         known.keys -= before - listed
         known.listed = version

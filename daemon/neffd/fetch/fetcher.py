@@ -224,7 +224,7 @@ class Fetcher:
 
     async def _try(self, flight: Flight, source: Source) -> Answer:
         """Fetch from one remote; an absent answer says why it did not work."""
-        remote = source.remote.name
+        remote, version = source.remote.name, source.catalog.version(flight.name.namespace)
         flight.found, flight.remote = True, remote
         try:
             return await self._fetch(flight, source)
@@ -240,7 +240,7 @@ class Fetcher:
             self._metrics.refused.labels(remote, error.reason).inc()
             return Answer(False, "refused")
         except _Gone:
-            source.catalog.forget(*flight.name)
+            source.catalog.forget(*flight.name, version)
             return Answer(False, _ABSENT)
 
     async def _ask(self, source: Source, name: ModuleName) -> str:

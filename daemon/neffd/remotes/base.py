@@ -221,7 +221,10 @@ class Remote(Protocol):
         """A text that changes whenever the namespace's keys may have changed; cheap."""
 
     def keys(self, namespace: str) -> AsyncIterator[list[str]]:
-        """Module keys of the entries in `namespace`, page by page, as of the last `version` or later."""
+        """Module keys of the entries in `namespace`, page by page, as of the last `version` or later.
+
+        There may be some among them that are not ready, but none of which the remote has said so at this version.
+        """
 
     async def present(self, namespace: str, keys: Sequence[str]) -> frozenset[str]:
         """Which of `keys` are ready entries, as of the last `version` or later."""

@@ -7,15 +7,12 @@ hang.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
-import time
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from neff import keys
 from neff.keys import ModuleName
 from neffd.layouts import xla
 from neffd.remotes import directory_documents
@@ -32,7 +29,8 @@ from neffd.remotes.base import (
     RemoteFile,
     Watcher,
 )
-from neffd.remotes.directory_publish import DirectoryPublisher, check_root, is_ready, read_provenance, unavailable
+from neffd.remotes.directory_listing import Listing
+from neffd.remotes.directory_publish import DirectoryPublisher, check_root, read_provenance, unavailable
 from neffd.remotes.provenance import FileDigest
 from neffd.store import fsops
 from neffd.store.root import PART_SUFFIX
@@ -42,8 +40,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _THREADS = 8
-# No file system's clock is coarser.
-_TICK_S = 2.0
 
 
 class _LocalDiskError(OSError):
@@ -57,10 +53,8 @@ class DirectoryRemote:
         self.name = name
         self._root = root
         self._threads = whole_pool(_THREADS, f"neffd-remote-{name}")
-        self._ready: dict[str, set[str]] = {}
-        self._unready: dict[str, set[str]] = {}
+        self._listing = Listing(root)
         self._publisher = DirectoryPublisher(root)
-        self._stamps: dict[str, tuple[Hashable, float]] = {}
 
     async def access(self) -> Access:
         return await self._in_thread(self._access)
@@ -69,7 +63,7 @@ class DirectoryRemote:
         return repr(await self._in_thread(self._version, namespace))
 
     async def keys(self, namespace: str) -> AsyncIterator[list[str]]:
-        yield sorted(await self._in_thread(self._keys, namespace))
+        yield await self._in_thread(self._keys, namespace)
 
     async def present(self, namespace: str, keys: Sequence[str]) -> frozenset[str]:
         return await self._in_thread(self._present, namespace, keys)
@@ -125,49 +119,26 @@ class DirectoryRemote:
 
     def _version(self, namespace: str) -> Hashable:
         check_root(self._root)
-        try:
-            facts = (self._root / namespace).stat()
-        except FileNotFoundError:
-            return None
-        stamp = (facts.st_ino, facts.st_mtime_ns, facts.st_nlink)
-        now = time.monotonic()
-        if self._stamps.get(namespace, (None, 0.0))[0] != stamp:
-            self._stamps[namespace] = (stamp, now)
-        # Two changes within one tick of the file server's clock look like one: a new stamp is never "unchanged".
-        is_young = now - self._stamps[namespace][1] < _TICK_S
-        # A ready mark changes its entry's folder, not the namespace.
-        mark = keys.ready_mark(namespace)
-        finished = [key for key in self._unready.get(namespace, ()) if is_ready(self._root / namespace / key, mark)]
-        return (stamp, frozenset(finished), now if is_young else 0.0)
+        return self._listing.version(namespace)
 
     def _namespaces(self) -> list[str]:
         check_root(self._root)
-        return list(self._folders(self._root, keys.is_namespace))
+        return self._listing.namespaces()
 
-    def _keys(self, namespace: str) -> frozenset[str]:
-        present = set(self._folders(self._root / namespace, keys.is_module_key))
-        if not present:
+    def _keys(self, namespace: str) -> list[str]:
+        found = self._listing.keys(namespace)
+        if not found:
             check_root(self._root)  # an empty answer is authoritative
-        known = self._ready.get(namespace, set()) & present
-        mark = keys.ready_mark(namespace)
-        known |= {key for key in present - known if is_ready(self._root / namespace / key, mark)}
-        self._ready[namespace], self._unready[namespace] = known, present - known
-        return frozenset(known)
+        return found
 
     def _present(self, namespace: str, wanted: Sequence[str]) -> frozenset[str]:
         check_root(self._root)
-        return frozenset(key for key in wanted if self._holds(ModuleName(namespace, key)))
-
-    def _holds(self, name: ModuleName) -> bool:
-        folder = self._root / name.namespace / name.key
-        is_inside = fsops.is_folder(folder.parent) and fsops.is_folder(folder)
-        return is_inside and is_ready(folder, keys.ready_mark(name.namespace))
+        return frozenset(key for key in wanted if self._listing.holds(ModuleName(namespace, key)))
 
     def _describe(self, name: ModuleName) -> RemoteEntry | None:
         check_root(self._root)
         folder = self._root / name.namespace / name.key
-        if not self._holds(name):
-            self._ready.get(name.namespace, set()).discard(name.key)
+        if not self._listing.holds(name):
             return None
         # Read before the listing: a file that comes later is stated later.
         stated = read_provenance(folder)
@@ -198,11 +169,6 @@ class DirectoryRemote:
     def _documents(self, folder: str) -> list[Document]:
         check_root(self._root)
         return directory_documents.listed(self._root, folder)
-
-    @staticmethod
-    def _folders(parent: Path, wanted: Callable[[str], bool]) -> Iterator[str]:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(parent) as found:
-            yield from [item.name for item in found if wanted(item.name) and item.is_dir(follow_symlinks=False)]
 
 
 def _as_listed(file: str, facts: os.stat_result) -> RemoteFile:

@@ -14,8 +14,9 @@ import os
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from concurrent.futures import Executor
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from neff.keys import ModuleName
@@ -61,11 +62,26 @@ def policy_of(config: StoreConfig) -> Policy:
     return Policy(config.keep_used_s, config.evict_unshared, config.old_versions_first)
 
 
+@dataclass
+class _Told:
+    """What remotes were asked for, and said they hold, since it was decided that something has to go."""
+
+    asked: set[ModuleName] = field(default_factory=set)
+    held: set[ModuleName] = field(default_factory=set)
+
+    @property
+    def doubtful(self) -> frozenset[ModuleName]:
+        """What was denied, or nobody could say of."""
+        return frozenset(self.asked - self.held)
+
+
 class Space:
     """Keeps one cache directory within its limits.
 
     Args:
-        copies: how many remotes hold an entry, as (those that answer, those that are away); called on worker threads.
+        copies: how many remotes hold an entry, as (those that answer, those that are away), as far as is known; called
+            on worker threads.
+        confirmed: which of these entries a remote, asked just now, says it holds.
         is_settling: whether an entry is on its way into the journal.
         pinned: entries that a running or recent run uses.
         on_evicted: told of every entry that is gone.
@@ -82,6 +98,7 @@ class Space:
         limits: Limits,
         policy: Policy,
         copies: Callable[[ModuleName], tuple[int, int]],
+        confirmed: Callable[[Collection[ModuleName]], Awaitable[Collection[ModuleName]]],
         is_settling: Callable[[ModuleName], bool],
         pinned: Callable[[], Collection[ModuleName]] = frozenset,
         on_evicted: Callable[[ModuleName], None] = lambda name: None,
@@ -99,6 +116,7 @@ class Space:
         self._limits = limits
         self._policy = policy
         self._copies = copies
+        self._confirmed = confirmed
         self._is_settling = is_settling
         self._pinned = pinned
         self._on_evicted = on_evicted
@@ -184,7 +202,7 @@ class Space:
         """Whether what is reserved would fit if all went that may: a download may be of any size, or lie about it."""
         lacking = Goal(self._limits.min_free_bytes + self._reserved_bytes - await self._in_worker(self._measure))
         held, pinned = dict(self._census.snapshot()), frozenset(self._pinned())
-        selection: Selection = await self._in_worker(self._select, held, lacking, {}, pinned)
+        selection: Selection = await self._in_worker(self._select, held, lacking, {}, frozenset(), pinned)
         return selection.reaches_goal
 
     async def _lacks_room(self) -> bool:
@@ -212,16 +230,22 @@ class Space:
             return selection is not None and len(selection.remove) == _STRIDE
 
     async def _remove(self, goal: Goal) -> Selection:
-        """Remove what the decision names; what turns out to be in use stays, and another goes in its place."""
+        """Remove what the decision names.
+
+        What turns out to be in use, or on no remote, stays, and another goes in its place.
+        """
         held = dict(self._census.snapshot())
         stays: dict[ModuleName, Kept] = {}
+        told = _Told()
         pinned = frozenset(self._pinned())
         unmark = functools.partial(self._remover.unmark, is_recent=self._is_recent)
         gone: list[Evicted] = []
         removed: list[Entry] = []
         while True:
-            selection = await self._in_worker(self._select, held, goal, stays, pinned)
+            selection = await self._in_worker(self._select, held, goal, stays, told.doubtful, pinned)
             chosen = selection.remove[: _STRIDE - len(removed)]
+            if not await self._remotes_confirm(chosen, told):
+                continue
             wanted = {entry.name: neff for entry in chosen if (neff := held[entry.name].neff) is not None}
             if not wanted:
                 break
@@ -241,11 +265,23 @@ class Space:
             await self._finish(gone)
         return Selection(tuple(removed), selection.reaches_goal, selection.kept)
 
+    async def _remotes_confirm(self, chosen: Collection[Entry], told: _Told) -> bool:
+        """Ask, once for each, whether remotes hold what they are believed to hold of `chosen`; whether all is well.
+
+        What is known of them may be old, or no more than the name of a folder.
+        """
+        unasked = {entry.name for entry in chosen if entry.copies} - told.asked
+        if unasked:
+            told.asked |= unasked
+            told.held.update(await self._confirmed(unasked))
+        return unasked <= told.held
+
     def _select(
         self,
         held: dict[ModuleName, Held],
         goal: Goal,
         stays: dict[ModuleName, Kept],
+        doubtful: frozenset[ModuleName],
         pinned: frozenset[ModuleName],
     ) -> Selection:
         path = self._root.path
@@ -257,6 +293,8 @@ class Space:
 
         def entry(name: ModuleName, facts: Held) -> Entry:
             copies, copies_away = self._copies(name) if facts.is_ready else (0, 0)
+            if name in doubtful:  # still believed to be there: nobody could say
+                copies, copies_away = 0, copies + copies_away
             return Entry(
                 name,
                 facts.size_bytes,

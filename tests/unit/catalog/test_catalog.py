@@ -113,7 +113,8 @@ async def test_many_askers_of_many_unknown_keys_share_their_questions(hub: HubSe
         for is_moved in (False, True):
             if is_moved:
                 hub.seed_files(REPO, entry(2))
-                catalog.forget(NAMESPACE, key(99))  # what a rank noticed: the picture may be old
+                # What a rank noticed: the picture may be old.
+                catalog.forget(NAMESPACE, key(99), catalog.version(NAMESPACE))
             hub.reset_counters()
             asked = [catalog.holds(NAMESPACE, key(number)) for number in range(2, 102) for _ in range(32)]
             answers = await asyncio.gather(*asked)
@@ -179,6 +180,82 @@ async def test_a_mark_without_a_neff_is_no_entry(hub: HubServer, tmp_path: Path)
     async with catalog_of(hub, tmp_path) as catalog:
         await catalog._check_version(NAMESPACE)
         assert await catalog._remote.present(NAMESPACE, [half.key, key(1)]) == {key(1)}
+
+
+def half(*numbers: int) -> dict[str, bytes]:
+    """Entries of which the repo has no more than the graph."""
+    return {f"{entries.module(number)}/model.hlo_module.pb": b"hlo" for number in numbers}
+
+
+async def test_what_a_question_denied_no_listing_of_the_same_head_brings_back(hub: HubServer, tmp_path: Path) -> None:
+    hub.seed_files(REPO, half(7))
+    async with catalog_of(hub, tmp_path) as catalog:
+        hub.add_fault(r"GET .*/tree/", kind="stall")
+        assert not await catalog.holds(NAMESPACE, key(7))
+        hub.clear_faults()
+        await catalog.refresh(NAMESPACE)
+        assert catalog.knows(NAMESPACE, key(1))
+        assert not catalog.knows(NAMESPACE, key(7))
+
+
+async def test_what_a_fetch_did_not_find_is_asked_for_no_more(hub: HubServer, tmp_path: Path) -> None:
+    hub.seed_files(REPO, half(*range(10, 20)))
+    async with catalog_of(hub, tmp_path) as catalog:
+        await catalog.refresh(NAMESPACE)
+        for number in range(10, 20):
+            assert await catalog.holds(NAMESPACE, key(number)), "a folder is there, and nobody has asked more"
+            assert await catalog.describe(entries.module(number)) is None
+            catalog.forget(NAMESPACE, key(number), catalog.version(NAMESPACE))
+        hub.reset_counters()
+        for number in range(10, 20):
+            assert not await catalog.holds(NAMESPACE, key(number))
+        await catalog.refresh(NAMESPACE)
+        assert set(requests(hub)) == {HEAD}, "the head stands still"
+        assert not any(catalog.knows(NAMESPACE, key(number)) for number in range(10, 20))
+        hub.seed_files(REPO, entry(10))
+        catalog.forget(NAMESPACE, key(99), catalog.version(NAMESPACE))
+        assert await catalog.holds(NAMESPACE, key(10)), "it is compiled now"
+
+
+async def test_what_a_fetch_did_not_find_at_an_older_version_says_nothing_of_this_one(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    async with catalog_of(hub, tmp_path, recheck_s=0.0) as catalog:
+        await catalog.refresh(NAMESPACE)
+        before = catalog.version(NAMESPACE)
+        hub.seed_files(REPO, entry(7))
+        await catalog.refresh(NAMESPACE)
+        catalog.forget(NAMESPACE, key(7), before)
+        assert await catalog.holds(NAMESPACE, key(7))
+
+
+async def test_a_remote_confirms_what_it_really_holds(hub: HubServer, tmp_path: Path) -> None:
+    hub.seed_files(REPO, entry(2) | half(7))
+    async with catalog_of(hub, tmp_path) as catalog:
+        await catalog.refresh(NAMESPACE)
+        assert catalog.knows(NAMESPACE, key(7)), "as the listing of folders has it"
+        hub.reset_counters()
+        asked = [key(1), key(2), key(7), key(8)]
+        assert await catalog.confirm(NAMESPACE, asked) == {key(1), key(2)}
+        assert requests(hub) == {PATHS_INFO: 1}
+        assert not catalog.knows(NAMESPACE, key(7))
+        await catalog._list(NAMESPACE)
+        assert not catalog.knows(NAMESPACE, key(7))
+        hub.add_fault("POST ", status=503, times=None)
+        with pytest.raises(RemoteUnavailable):
+            await catalog.confirm(NAMESPACE, asked)
+        assert catalog.knows(NAMESPACE, key(1)), "nobody denied it"
+
+
+async def test_what_is_denied_while_there_is_no_listing_is_remembered_within_limits(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog_module, "_MOST_ABSENT", 3)
+    hub.add_fault(r"GET .*/tree/", kind="stall", times=None)
+    async with catalog_of(hub, tmp_path) as catalog:
+        for number in range(100, 106):
+            assert not await catalog.holds(NAMESPACE, key(number))
+        assert sum(catalog.knows_absent(NAMESPACE, key(number)) for number in range(100, 106)) == 3
 
 
 async def test_a_restart_costs_one_look_at_the_head(hub: HubServer, tmp_path: Path) -> None:
@@ -328,3 +405,31 @@ async def test_our_own_loading_is_no_part_of_the_remotes_time(tmp_path: Path, mo
     async with catalog_over(Slow(ask), tmp_path) as catalog:
         await catalog.look(NAMESPACE)
         assert (catalog.version(NAMESPACE), loaded[:1]) == ("one", [True])
+
+
+async def test_a_later_page_does_not_bring_back_what_was_denied_meanwhile(tmp_path: Path) -> None:
+    denied, last_page = asyncio.Event(), asyncio.Event()
+
+    class Paged(Away):
+        async def keys(self, namespace: str) -> AsyncIterator[list[str]]:
+            yield [key(1), key(2)]
+            await denied.wait()
+            yield [key(3)]
+            await last_page.wait()
+
+        async def present(self, namespace: str, keys: Sequence[str]) -> frozenset[str]:
+            return frozenset(keys) - {key(1)}
+
+    async def ask(keys: list[str]) -> None:
+        return None
+
+    async with catalog_over(Paged(ask), tmp_path) as catalog:
+        catalog.use(NAMESPACE)
+        await until(lambda: catalog.knows(NAMESPACE, key(1)), "the first page")
+        assert await catalog.confirm(NAMESPACE, [key(1), key(2)]) == {key(2)}
+        denied.set()
+        await until(lambda: catalog.knows(NAMESPACE, key(3)), "the second")
+        assert not catalog.knows(NAMESPACE, key(1))
+        last_page.set()
+        await until(lambda: catalog.knows_absent(NAMESPACE, key(9)), "the end")
+        assert catalog.keys_of(NAMESPACE) == {key(2), key(3)}

@@ -39,6 +39,9 @@ class Known:
     def __init__(self) -> None:
         self.reads = Breaker(time.monotonic)
 
+    def version(self, namespace: str) -> str | None:
+        return None
+
     async def holds(self, namespace: str, key: str) -> bool:
         return True
 

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import pytest
 
 from neff.keys import ModuleName
-from neffd.remotes import directory, provenance
+from neffd.remotes import directory_listing, provenance
 from neffd.remotes.base import EntryFailed, EntryRefused, PublishResult, RemoteEntry, RemoteUnavailable
 from neffd.remotes.directory import DirectoryRemote
 from neffd.remotes.provenance import Provenance
@@ -143,6 +143,28 @@ async def test_a_key_that_is_ready_no_more(remote: DirectoryRemote, shared: Path
     assert await all_keys(remote, NAME.namespace) == frozenset()
 
 
+async def test_what_was_denied_and_is_ready_again_is_a_change(
+    remote: DirectoryRemote, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory_listing, "_TICK_S", 0.0)
+    folder = entries.write(shared, NAME, entries.files(NAME))
+    assert await all_keys(remote, NAME.namespace) == {NAME.key}
+    listed = await remote.version(NAME.namespace)
+    (folder / "model.done").unlink()
+    assert await remote.present(NAME.namespace, [NAME.key]) == frozenset()
+    assert await all_keys(remote, NAME.namespace) == frozenset(), "a listing knows it, too"
+    assert await remote.version(NAME.namespace) == listed
+    assert await remote.present(NAME.namespace, [NAME.key]) == frozenset()
+    (folder / "model.done").touch()
+    assert await all_keys(remote, NAME.namespace) == {NAME.key}, "by somebody who did not look first"
+    relisted = await remote.version(NAME.namespace)
+    assert relisted != listed
+    (folder / "model.done").unlink()
+    assert await remote.describe(NAME) is None
+    (folder / "model.done").touch()
+    assert await remote.version(NAME.namespace) != relisted, "without a listing in between"
+
+
 @pytest.mark.parametrize("linked", ["namespace", "entry", "neff"])
 async def test_links_on_the_remote_lead_nowhere(
     remote: DirectoryRemote, shared: Path, tmp_path: Path, linked: str
@@ -187,7 +209,7 @@ async def test_the_version_shows_every_new_key(remote: DirectoryRemote, shared: 
 async def test_a_version_becomes_stable_and_a_late_mark_changes_it(
     remote: DirectoryRemote, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(directory, "_TICK_S", 0.0)
+    monkeypatch.setattr(directory_listing, "_TICK_S", 0.0)
     content = entries.files(NAME)
     folder = entries.write(shared, NAME, {file: data for file, data in content.items() if file != "model.done"})
     stamp = folder.parent.stat().st_mtime_ns

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,6 +41,9 @@ class Room:
         self.problems: dict[str, str] = {}
         self.gone: list[ModuleName] = []
         self.copies: dict[ModuleName, tuple[int, int]] = {}
+        self.asked: list[set[ModuleName]] = []
+        self.denied: set[ModuleName] = set()
+        self.is_silent = False
         self.pinned: set[ModuleName] = set()
         self.settling: set[ModuleName] = set()
         self.workers = ThreadPoolExecutor(2)
@@ -53,6 +56,7 @@ class Room:
             limits=options.pop("limits"),
             policy=Policy(**options),
             copies=lambda name: self.copies.get(name, (1, 0)),
+            confirmed=self._confirmed,
             is_settling=self.settling.__contains__,
             pinned=lambda: self.pinned,
             on_evicted=self.gone.append,
@@ -61,6 +65,14 @@ class Room:
             wall=lambda: self.now,
             grace_s=0.0,
         )
+
+    async def _confirmed(self, names: Collection[ModuleName]) -> set[ModuleName]:
+        """As the remote would: what it denies is not believed to be there any more."""
+        self.asked.append(set(names))
+        if self.is_silent:
+            return set()
+        self.copies |= dict.fromkeys(self.denied.intersection(names), (0, 0))
+        return set(names) - self.denied
 
     def _problem(self, reason: str, detail: str, hint: str) -> None:
         self.problems.setdefault(reason, detail)
@@ -155,6 +167,7 @@ async def test_a_question_is_a_use_and_is_remembered(tmp_path: Path) -> None:
             limits=_ten(9),
             policy=Policy(),
             copies=lambda name: (1, 0),
+            confirmed=made._confirmed,
             is_settling=lambda name: False,
             wall=lambda: made.now,
             grace_s=0.0,
@@ -206,6 +219,39 @@ async def test_every_reason_that_keeps_entries_is_shown(tmp_path: Path) -> None:
                 made.space.scanned([entries.module(number) for number in range(8)])
                 await until(lambda: made.space.status()["reason"] is None or len(made.gone) == 4, "what may go does")
         assert made.problems == {} or made.here() == {4, 5, 6}
+
+
+async def test_what_a_remote_denies_when_it_is_asked_stays_and_others_go(tmp_path: Path) -> None:
+    """What was only believed to be there, as a folder without a NEFF makes us."""
+    async with room(tmp_path, limits=_ten()) as made:
+        names = [made.write(number, idle_s=_DAY * (20 - number)) for number in range(10)]
+        made.denied = {names[0], names[2]}
+        async with made.running():
+            await until(lambda: len(made.gone) == 2, "two go")
+        assert made.gone == [names[1], names[3]]
+        assert made.asked == [set(names[:2]), {names[2]}, {names[3]}], "each once, and only what would go"
+
+
+async def test_what_nobody_could_confirm_stays_until_somebody_does(tmp_path: Path) -> None:
+    async with room(tmp_path, limits=_ten(4)) as made:
+        for number in range(5):
+            made.write(number)
+        made.is_silent = True
+        async with made.running():
+            await until(lambda: made.space.status()["kept"] == {"remote-away": 5}, "it is said")
+            assert made.gone == []
+            made.is_silent = False
+            made.space.scanned(list(map(entries.module, range(5))))
+            await until(lambda: made.gone, "may go")
+
+
+async def test_what_may_go_unshared_is_the_dearer_if_a_remote_denies_it(tmp_path: Path) -> None:
+    async with room(tmp_path, limits=_ten(), evict_unshared=True) as made:
+        names = [made.write(number, idle_s=_DAY * (20 - number)) for number in range(10)]
+        made.denied = set(names[:9])
+        async with made.running():
+            await until(lambda: len(made.gone) == 2, "two go")
+        assert names[9] in made.gone, "the only one that could be fetched again"
 
 
 async def test_an_entry_in_the_journal_stays(tmp_path: Path) -> None:

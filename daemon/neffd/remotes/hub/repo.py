@@ -47,6 +47,7 @@ from neffd.remotes.hub.plan import CommitPlan, describe_commit
 from neffd.remotes.hub.quotas import Quotas
 from neffd.remotes.hub.statements import Statements
 from neffd.remotes.hub.tokens import TokenSource
+from neffd.remotes.hub.unready import Unready
 from neffd.remotes.hub.workers import IDLE_S, STALL_S, HubCallFailed, HubWorker
 from neffd.store.root import PART_SUFFIX
 from neffd.tasks import Tasks
@@ -111,6 +112,7 @@ class HubRepoRemote:
         self._threads = whole_pool(_THREADS, f"neffd-remote-{name}")
         # Told by answers that were about presence, at a commit; used once, since who looks again wants to hear it anew.
         self._described: dict[tuple[ModuleName, str], RemoteEntry] = {}
+        self._unready = Unready()
 
     async def access(self) -> Access:
         try:
@@ -124,11 +126,11 @@ class HubRepoRemote:
         return await self._move_head()
 
     async def keys(self, namespace: str) -> AsyncIterator[list[str]]:
-        count = 0
-        async for folders in self._folders(namespace):
+        count, revision = 0, self._head or await self._move_head()
+        async for folders in self._folders(namespace, revision):
             page = list(filter(keys.is_module_key, folders))
             count += len(page)
-            yield page
+            yield [key for key in page if not self._unready.has(ModuleName(namespace, key), revision)]
         self._fill.listed(namespace, count)
 
     async def present(self, namespace: str, wanted: Sequence[str]) -> frozenset[str]:
@@ -137,8 +139,8 @@ class HubRepoRemote:
         is_whole = len(wanted) * len(_LOOKED_FOR) <= MAX_PATHS_PER_REQUEST
         files = _LOOKED_FOR if is_whole else (xla.NEFF, *{mark} - {xla.NEFF})
         found = await self._lookups.files([f"{namespace}/{key}/{file}" for key in wanted for file in files], revision)
-        entries = [_entry(ModuleName(namespace, key), found, revision) for key in wanted]
-        ready = [entry for entry in entries if entry is not None]
+        names = [ModuleName(namespace, key) for key in wanted]
+        ready = [entry for name in names if (entry := self._entry_of(name, found, revision)) is not None]
         if is_whole:
             still = {known: entry for known, entry in self._described.items() if known[1] == revision}
             described = still | {(entry.name, revision): entry for entry in ready}
@@ -146,8 +148,8 @@ class HubRepoRemote:
         return frozenset(entry.name.key for entry in ready)
 
     async def namespaces(self) -> list[str]:
-        await self._move_head()
-        return sorted([name async for page in self._folders("") for name in page if keys.is_namespace(name)])
+        head = await self._move_head()
+        return sorted([name async for page in self._folders("", head) for name in page if keys.is_namespace(name)])
 
     async def describe(self, name: ModuleName) -> RemoteEntry | None:
         return await self._describe(name, self._head or await self._move_head())
@@ -197,10 +199,10 @@ class HubRepoRemote:
         await self._client.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _folders(self, path: str) -> AsyncIterator[list[str]]:
+    async def _folders(self, path: str, revision: str) -> AsyncIterator[list[str]]:
         """Names of the folders in `path`, page by page; none if there is no such path."""
         try:
-            async for page in self._client.tree(path, self._head or await self._move_head()):
+            async for page in self._client.tree(path, revision):
                 yield [item["path"].rpartition("/")[2] for item in page if item.get("type") == "directory"]
         except NotThere:
             return
@@ -212,7 +214,14 @@ class HubRepoRemote:
         if known is not None:
             return known
         paths = [f"{name}/{file}" for file in _LOOKED_FOR]
-        return _entry(name, await self._lookups.files(paths, revision), revision)
+        return self._entry_of(name, await self._lookups.files(paths, revision), revision)
+
+    def _entry_of(self, name: ModuleName, found: Mapping[str, RemoteFile], revision: str) -> RemoteEntry | None:
+        """What was told of one entry; one that is not ready is noted."""
+        entry = _entry(name, found, revision)
+        if entry is None and revision == self._head:
+            self._unready.note(name, revision)
+        return entry
 
     async def _look_up(self, paths: list[str], revision: str) -> dict[str, RemoteFile]:
         try:

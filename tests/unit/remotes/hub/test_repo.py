@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from neffd.remotes.base import Access, EntryFailed, EntryRefused, OutgoingEntry, PublishResult, RemoteUnavailable
+from neffd.remotes.hub import unready
 from neffd.remotes.hub.repo import HubRepoRemote
 from neffd.remotes.hub.tokens import TokenSource
 from neffd.store.root import PART_SUFFIX
@@ -52,6 +53,26 @@ async def test_a_namespace_that_is_not_there_is_empty(remote: HubRepoRemote) -> 
     assert await all_keys(remote, "neuronxcc-9.9.9+none") == frozenset()
     assert await remote.namespaces() == []
     assert await remote.describe(NAME) is None
+
+
+async def test_a_folder_that_was_found_to_be_no_entry_is_not_listed(
+    remote: HubRepoRemote, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unready, "_MOST", 2)
+    halves = [entries.module(number) for number in range(2, 5)]
+    seed(hub)
+    hub.seed_files(REPO, {f"{name}/model.hlo_module.pb": b"hlo" for name in halves})
+    everything = {NAME.key, *(name.key for name in halves)}
+    await remote.version(NAME.namespace)
+    assert await all_keys(remote, NAME.namespace) == everything, "nobody has asked yet"
+    assert await remote.present(NAME.namespace, [NAME.key, halves[0].key]) == {NAME.key}
+    assert await remote.describe(halves[1]) is None
+    assert await all_keys(remote, NAME.namespace) == {NAME.key, halves[2].key}
+    assert await remote.describe(halves[2]) is None
+    assert await all_keys(remote, NAME.namespace) == {NAME.key, halves[0].key}, "the oldest of too many is forgotten"
+    hub.seed_files(REPO, {f"{halves[2]}/compile_flags.json": b"[]"})
+    await remote.version(NAME.namespace)
+    assert await all_keys(remote, NAME.namespace) == everything, "of another commit nothing is known"
 
 
 async def test_a_history_that_was_rewritten_is_no_empty_namespace(remote: HubRepoRemote, hub: HubServer) -> None:
