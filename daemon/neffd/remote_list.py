@@ -235,26 +235,27 @@ class RemoteList:
             await asyncio.wait(looks, timeout=CHECK_LIMIT_S)
 
     async def full_names(self, keys: Collection[str]) -> dict[str, list[ModuleName]]:
-        """For each bare key the names under which some remote holds it; every remote is looked at once.
+        """For each bare key the names under which some remote holds it; every remote is asked once.
 
         A key that none is known to hold is left out where a remote could not be asked.
         """
         catalogs = [catalog for _, catalog in self.catalogs()]
         all_answered = True
-        for looked in await asyncio.gather(*(catalog.discover() for catalog in catalogs), return_exceptions=True):
-            if isinstance(looked, RemoteUnavailable):
-                log.info("looking for bare keys: %s", looked)
+        found = set[ModuleName]()
+        for told in await asyncio.gather(*(catalog.find(keys) for catalog in catalogs), return_exceptions=True):
+            if isinstance(told, RemoteUnavailable):
+                log.info("looking for bare keys: %s", told)
                 all_answered = False
-            elif isinstance(looked, BaseException):
-                raise looked
-        names = {
-            key: [
-                ModuleName(namespace, key)
-                for namespace in sorted({found for catalog in catalogs for found in catalog.namespaces_with(key)})
-            ]
-            for key in keys
-        }
-        return {key: found for key, found in names.items() if found or all_answered}
+            elif isinstance(told, BaseException):
+                raise told
+            else:
+                found |= told
+        for key in keys:
+            found |= {ModuleName(namespace, key) for catalog in catalogs for namespace in catalog.namespaces_with(key)}
+        names: dict[str, list[ModuleName]] = {key: [] for key in keys}
+        for name in sorted(found):
+            names[name.key].append(name)
+        return {key: known for key, known in names.items() if known or all_answered}
 
     def _put(self, position: int, managed: ManagedRemote) -> None:
         self._remotes.insert(position, managed)

@@ -12,11 +12,11 @@ import itertools
 import logging
 import random
 from collections.abc import Awaitable, Callable, Collection, Coroutine
-from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 from neff.keys import ModuleName
 from neffd.breaker import Breaker, BreakerOpen
+from neffd.catalog.namespaces import Namespace, Namespaces
 from neffd.catalog.saved import SavedListings
 from neffd.metrics import Metrics
 from neffd.remotes.base import Remote, RemoteEntry, RemoteUnavailable
@@ -36,34 +36,7 @@ _PAGE_LIMIT_S = 30.0
 _IDLE_AFTER_S = 600.0
 _IDLE_FACTOR = 10
 _SOON_S = 1.0
-# What a remote denied in one namespace, while there is no complete listing to tell.
-_MOST_ABSENT = 10_000
-
-
-@dataclass
-class _Namespace:
-    """What we know of one namespace.
-
-    `listed` is the version that `keys` is complete for, `current` the version seen at `checked_at`. `absent` holds
-    keys that the remote itself denied at `current`.
-    """
-
-    keys: set[str] = field(default_factory=set)
-    listed: str | None = None
-    current: str | None = None
-    checked_at: float | None = None
-    absent: set[str] = field(default_factory=set)
-
-    @property
-    def is_complete(self) -> bool:
-        return self.listed is not None and self.listed == self.current
-
-    def deny(self, keys: Collection[str]) -> None:
-        """The remote said of these, at `current`, that there are no ready entries."""
-        self.keys.difference_update(keys)
-        self.absent.update(keys)
-        while len(self.absent) > _MOST_ABSENT:
-            self.absent.pop()
+_NAMESPACES_AT_ONCE = 4
 
 
 class Catalog:
@@ -98,7 +71,7 @@ class Catalog:
         self._clock = clock
         self._poll_s = poll_s
         self._recheck_s = min(poll_s, 5.0) if recheck_s is None else recheck_s
-        self._namespaces: dict[str, _Namespace] = {}
+        self._namespaces = Namespaces(clock)
         self._is_restored = False
         self._wake = Wake()
         self._shared: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -127,7 +100,7 @@ class Catalog:
         known = self._namespaces.get(namespace)
         if known is None or key in known.keys or not self._is_fresh(known):
             return False
-        self._asked_at = self._clock()
+        self._asked_at = known.asked_at = self._clock()
         return known.is_complete or key in known.absent
 
     def version(self, namespace: str) -> str | None:
@@ -171,7 +144,10 @@ class Catalog:
         """Whether the remote holds a ready entry; raises RemoteUnavailable if nobody can say."""
         self._asked_at = self._clock()
         await self._restore()
-        known = self._of(namespace)
+        with self._namespaces.asked_about(namespace) as known:
+            return await self._is_held(known, namespace, key)
+
+    async def _is_held(self, known: Namespace, namespace: str, key: str) -> bool:
         if key in known.keys:
             return True
         if not self._is_fresh(known):
@@ -184,7 +160,7 @@ class Catalog:
 
     def learn(self, namespace: str, key: str) -> None:
         """The remote holds this now: it has just confirmed so."""
-        known = self._of(namespace)
+        known = self._namespaces.of(namespace)
         known.keys.add(key)
         known.absent.discard(key)
 
@@ -194,13 +170,18 @@ class Catalog:
         Raises RemoteUnavailable.
         """
         await self._restore()
-        if not self._is_fresh(self._of(namespace)):
+        known = self._namespaces.get(namespace)
+        if known is None:  # and remains so
+            return await self._call(self._remote.present(namespace, sorted(keys)), CHECK_LIMIT_S)
+        if not self._is_fresh(known):
             await self.look(namespace)
         return await self._present(namespace, keys)
 
     def forget(self, namespace: str, key: str, version: str | None) -> None:
         """The remote turned out not to hold what we thought, at `version` or later."""
-        known = self._of(namespace)
+        known = self._namespaces.get(namespace)
+        if known is None:
+            return
         known.checked_at = None  # the next who asks has it looked at again
         if version is not None and version == known.current:
             known.deny([key])
@@ -208,49 +189,61 @@ class Catalog:
             known.keys.discard(key)
             known.listed = None
 
-    async def discover(self) -> None:
-        """List every namespace of the remote; used when a key is asked for without one. Raises RemoteUnavailable."""
-        await asyncio.gather(*(self.refresh(namespace) for namespace in await self.namespaces()))
+    async def find(self, keys: Collection[str]) -> set[ModuleName]:
+        """The names under which the remote holds bare `keys`; of other namespaces than before nothing is kept.
+
+        Raises RemoteUnavailable.
+        """
+        in_turn = asyncio.Semaphore(_NAMESPACES_AT_ONCE)
+
+        async def find_in(namespace: str) -> set[ModuleName]:
+            async with in_turn:
+                return {ModuleName(namespace, key) for key in await self.confirm(namespace, keys)}
+
+        return set[ModuleName]().union(*await asyncio.gather(*map(find_in, await self.namespaces())))
 
     async def namespaces(self) -> list[str]:
         """The compiler versions that the remote holds entries of. Raises RemoteUnavailable."""
         return await self._call(self._remote.namespaces(), CHECK_LIMIT_S)
 
     async def refresh(self, namespace: str) -> None:
-        """Bring the listing of one namespace up to date, together with everybody who asks meanwhile."""
+        """Bring the listing of a namespace that somebody asks about up to date, together with all who ask meanwhile."""
+        with self._namespaces.asked_about(namespace):
+            await self._refresh(namespace)
+
+    async def _refresh(self, namespace: str) -> None:
         await self.look(namespace)
-        if not self._of(namespace).is_complete:
+        if not self._namespaces.of(namespace).is_complete:
             await self._together("listing", namespace, self._list)
 
     def use(self, namespace: str) -> None:
-        """Keep a picture of `namespace` from now on: some host's compiler has this version."""
-        if namespace not in self._namespaces:
-            self._of(namespace)
+        """Keep a picture of `namespace` from now on: a cache directory of this host has it."""
+        if self._namespaces.use(namespace):
             self._wake.set()
 
     def expect_questions(self) -> None:
         """A trainer has come: by the time that it asks, the picture should be fresh."""
         self._asked_at = self._clock()
-        if not all(map(self._is_fresh, self._namespaces.values())):
+        if not all(self._is_fresh(known) for _, known in self._namespaces.polled()):
             self._wake.set()
 
     async def keep_fresh(self) -> None:
-        """Look at the namespaces in use, again every `poll_s` (seldom while nobody asks), for ever."""
+        """Look at the namespaces in use, again every `poll_s` (seldom while nobody asks), for ever.
+
+        Those that were asked about in the last hours are in use as well; any other is looked at when it is asked about.
+        """
         await self._restore()
         while True:
-            for namespace in list(self._namespaces):
+            for namespace, _ in self._namespaces.polled():
                 with contextlib.suppress(RemoteUnavailable):
-                    await self.refresh(namespace)
+                    await self._refresh(namespace)
+            self._namespaces.drop_empty()
+            await self._saved.drop(self._remote.name, self._namespaces.dropped())
             await self._wake.wait(self._pause_s())
 
     def status(self) -> dict[str, object]:
         """Facts for the status page."""
-        checked = [known.checked_at for known in self._namespaces.values() if known.checked_at is not None]
-        return {
-            "namespaces": sum(known.listed is not None for known in self._namespaces.values()),
-            "keys": sum(len(known.keys) for known in self._namespaces.values()),
-            "age_s": round(self._clock() - min(checked), 3) if checked else None,
-        }
+        return self._namespaces.status()
 
     async def _restore(self) -> None:
         """Once: what was listed before the last stop."""
@@ -259,13 +252,9 @@ class Catalog:
         saved = await self._saved.load(self._remote.name)
         if not self._is_restored:
             self._is_restored = True
-            for namespace, (version, keys) in saved.items():
-                self._namespaces[namespace] = _Namespace(keys, listed=version)
+            self._namespaces.restore(saved)
 
-    def _of(self, namespace: str) -> _Namespace:
-        return self._namespaces.setdefault(namespace, _Namespace())
-
-    def _is_fresh(self, known: _Namespace) -> bool:
+    def _is_fresh(self, known: Namespace) -> bool:
         return known.checked_at is not None and self._clock() - known.checked_at < self._recheck_s
 
     def _pause_s(self) -> float:
@@ -295,7 +284,7 @@ class Catalog:
 
     async def _look_and_ask(self, namespace: str, key: str) -> None:
         """See which version there is, and ask for the key meanwhile, at the one of before: a yes is one there too."""
-        known, questions = self._of(namespace), [self.look(namespace)]
+        known, questions = self._namespaces.of(namespace), [self.look(namespace)]
         is_heard = self._has_answered and self.reads.reason is None
         if is_heard and not known.is_complete and key not in known.absent:
             questions.append(self._ask(namespace, key))
@@ -323,7 +312,7 @@ class Catalog:
     async def _check_version(self, namespace: str) -> None:
         began = self._clock()
         version = await self._call(self._remote.version(namespace), LOOK_LIMIT_S)
-        known = self._of(namespace)
+        known = self._namespaces.of(namespace)
         if version != known.current:
             known.absent.clear()
         # The picture is as old as the moment before we asked.
@@ -334,7 +323,7 @@ class Catalog:
         await self._present(namespace, self._asked.pop(namespace, set()))
 
     async def _present(self, namespace: str, keys: Collection[str]) -> frozenset[str]:
-        known = self._of(namespace)
+        known = self._namespaces.of(namespace)
         version = known.current
         found = await self._call(self._remote.present(namespace, sorted(keys)), CHECK_LIMIT_S)
         known.keys |= found
@@ -343,7 +332,7 @@ class Catalog:
         return found
 
     async def _list(self, namespace: str) -> None:
-        known = self._of(namespace)
+        known = self._namespaces.of(namespace)
         version, listed, before = known.current, set[str](), set(known.keys)
         pages = self._remote.keys(namespace)
         while True:
@@ -355,7 +344,7 @@ class Catalog:
         # What was asked for by itself meanwhile may be newer than the listing. What stays, stays where it is in memory.
         known.keys -= before - listed
         known.listed = version
-        if version is not None:
+        if version is not None and self._namespaces.get(namespace) is known:  # else nobody wants to know any more
             await self._saved.save(self._remote.name, namespace, version, listed)
 
     async def _call(self, question: Awaitable[T], limit_s: float) -> T:

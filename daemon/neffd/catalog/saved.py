@@ -18,8 +18,8 @@ class SavedListings:
         self._database = database
 
     async def load(self, remote: str) -> dict[str, tuple[str, set[str]]]:
-        """Version and keys of every namespace listed before; none where the disk fails: they are listed again."""
-        query = "SELECT namespace, version, keys FROM listings WHERE remote = ?"
+        """Version and keys of every namespace listed before, the latest last; none where the disk fails."""
+        query = "SELECT namespace, version, keys FROM listings WHERE remote = ? ORDER BY rowid"
         try:
             rows = await self._database.run(lambda connection: connection.execute(query, (remote,)).fetchall())
         except (OSError, sqlite3.Error) as error:
@@ -38,3 +38,14 @@ class SavedListings:
             await self._database.run(write)
         except (OSError, sqlite3.Error) as error:
             log.warning("the listing of %s on %s is not kept for the next start: %s", namespace, remote, error)
+
+    async def drop(self, remote: str, namespaces: Collection[str]) -> None:
+        """What was listed there is not wanted any more; where the disk fails, a restart shows it once more."""
+        if not namespaces:
+            return
+        statement = "DELETE FROM listings WHERE remote = ? AND namespace = ?"
+        rows = [(remote, namespace) for namespace in namespaces]
+        try:
+            await self._database.run(lambda connection: connection.executemany(statement, rows))
+        except (OSError, sqlite3.Error) as error:
+            log.warning("listings of %s that nobody needs stay: %s", remote, error)

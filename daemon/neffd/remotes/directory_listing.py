@@ -54,6 +54,8 @@ class Listing:
         present = set(_folders(self._root / namespace, keys.is_module_key))
         before, mark = self._unready.get(namespace, set()), keys.ready_mark(namespace)
         known = self._ready.get(namespace, set()) & present
+        if not present and namespace not in self._ready:
+            return []  # anybody may name one that is not there
         known |= {key for key in present - known if is_ready(self._root / namespace / key, mark)}
         self._ready[namespace], self._unready[namespace] = known, present - known
         # Who heard meanwhile that one of them is not ready has to look again.

@@ -52,8 +52,8 @@ def test_it_is_kept_and_not_asked_for_until_it_changed(make_host: MakeHost, hub:
         assert host.stop() == 0
         host.start()
         assert shown(host) == [copy]
-        eventually(lambda: host.status()["remotes"][0]["catalog"]["age_s"] is not None, "a look at the head")
-        eventually(lambda: host.status()["remotes"][0]["can_write"], "and at what it may do there")
+        assert fetch(host, NAME) == {str(NAME): "refused"}
+        eventually(lambda: host.status()["remotes"][0]["can_write"], "it is known what may be done there")
         hub.reset_counters()
         for _ in range(3):
             assert fetch(host, NAME) == {str(NAME): "refused"}

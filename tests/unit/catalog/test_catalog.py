@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from neff.budget import CAPACITY_S, LEAST_S
+from neff.keys import ModuleName
 from neffd.breaker import Breakers
 from neffd.catalog import catalog as catalog_module
+from neffd.catalog import namespaces as namespaces_module
 from neffd.catalog.catalog import LOOK_LIMIT_S, Catalog
 from neffd.catalog.saved import SavedListings
 from neffd.metrics import Metrics
@@ -250,7 +252,7 @@ async def test_a_remote_confirms_what_it_really_holds(hub: HubServer, tmp_path: 
 async def test_what_is_denied_while_there_is_no_listing_is_remembered_within_limits(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalog_module, "_MOST_ABSENT", 3)
+    monkeypatch.setattr(namespaces_module, "_MOST_ABSENT", 3)
     hub.add_fault(r"GET .*/tree/", kind="stall", times=None)
     async with catalog_of(hub, tmp_path) as catalog:
         for number in range(100, 106):
@@ -343,11 +345,18 @@ class Away:
 
 
 @asynccontextmanager
-async def catalog_over(remote: Any, folder: Path) -> AsyncIterator[Catalog]:
+async def catalog_over(remote: Any, folder: Path, poll_s: float = 3600) -> AsyncIterator[Catalog]:
     database, tasks = Database(folder / "state"), Tasks()
     reads = Breakers(time.monotonic).read
     made = Catalog(
-        remote, tasks, Metrics(), SavedListings(database), poll_s=3600, clock=time.monotonic, recheck_s=60, reads=reads
+        remote,
+        tasks,
+        Metrics(),
+        SavedListings(database),
+        poll_s=poll_s,
+        clock=time.monotonic,
+        recheck_s=60,
+        reads=reads,
     )
     tasks.start(made.keep_fresh(), name="keep-fresh")
     try:
@@ -433,3 +442,74 @@ async def test_a_later_page_does_not_bring_back_what_was_denied_meanwhile(tmp_pa
         last_page.set()
         await until(lambda: catalog.knows_absent(NAMESPACE, key(9)), "the end")
         assert catalog.keys_of(NAMESPACE) == {key(2), key(3)}
+
+
+class Many(Away):
+    """A remote with three namespaces, each with one key; it notes what it is asked."""
+
+    held: Mapping[str, set[str]] = {f"neuronxcc-2.{minor}.1.0+abc": {key(minor)} for minor in (1, 2, 3)}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looked_at, self.listed, self.asked = list[str](), list[str](), list[str]()
+
+    async def version(self, namespace: str) -> str:
+        self.looked_at.append(namespace)
+        return "one"
+
+    async def namespaces(self) -> list[str]:
+        return list(self.held)
+
+    async def keys(self, namespace: str) -> AsyncIterator[list[str]]:
+        self.listed.append(namespace)
+        yield list(self.held.get(namespace, ()))
+
+    async def present(self, namespace: str, keys: Sequence[str]) -> frozenset[str]:
+        self.asked.append(namespace)
+        return frozenset(keys) & self.held.get(namespace, set())
+
+
+async def test_only_namespaces_in_use_are_looked_at_unasked(tmp_path: Path) -> None:
+    first, second, third = Many.held
+    async with catalog_over(Many(), tmp_path) as catalog:
+        for namespace in Many.held:
+            await catalog.refresh(namespace)
+    remote = Many()  # after a restart
+    async with catalog_over(remote, tmp_path, poll_s=0.01) as catalog:
+        catalog.use(first)
+        await until(lambda: remote.looked_at.count(first) > 3, "some rounds")
+        assert set(remote.looked_at) == {first}
+        assert catalog.knows(second, key(2)), "what was listed is remembered"
+        assert not await catalog.holds(second, key(9))
+        begun = len(remote.looked_at)
+        await until(lambda: remote.looked_at[begun:].count(first) > 3, "some more")
+        assert set(remote.looked_at[begun:]) == {first, second}
+        assert third not in remote.looked_at
+    assert remote.listed == [], "nothing has changed"
+
+
+async def test_a_bare_key_is_found_and_its_remotes_other_namespaces_are_not_kept(tmp_path: Path) -> None:
+    remote = Many()
+    first, second, _ = Many.held
+    async with catalog_over(remote, tmp_path, poll_s=0.01) as catalog:
+        catalog.use(first)
+        await until(lambda: catalog.knows(first, key(1)), "it is listed")
+        found = await catalog.find([key(1), key(2), key(9)])
+        assert found == {ModuleName(first, key(1)), ModuleName(second, key(2))}
+        assert sorted(remote.asked) == sorted(Many.held), "one question each"
+        begun = len(remote.looked_at)
+        await until(lambda: len(remote.looked_at) > begun + 3, "some rounds")
+        assert (set(remote.looked_at), remote.listed) == ({first}, [first])
+        assert catalog.status()["namespaces"] == 1
+
+
+async def test_where_there_is_nothing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(namespaces_module, "_EMPTY_KEPT_S", 0.2)
+    first = next(iter(Many.held))
+    remote = Many()
+    async with catalog_over(remote, tmp_path, poll_s=0.01) as catalog:
+        await catalog.refresh(first)
+        for number in range(20):
+            assert not await catalog.holds(f"neuronxcc-9.{number}.0.0+abc", key(1))
+        await until(lambda: len(catalog._namespaces) == 1, "only what holds something is kept")
+        assert await catalog._saved.load("hub") == {first: ("one", {key(1)})}

@@ -29,6 +29,17 @@ async def test_what_was_saved_is_loaded(database: Database) -> None:
     assert await saved.load("other") == {NAMESPACE: ("v7", set())}
 
 
+async def test_what_was_dropped_is_not_loaded_and_the_latest_comes_last(database: Database) -> None:
+    saved = SavedListings(database)
+    for namespace in ("a", "b", "c"):
+        await saved.save("hub", namespace, "v1", ["key"])
+    await saved.save("other", "b", "v1", ["key"])
+    await saved.save("hub", "a", "v2", ["key"])
+    await saved.drop("hub", ["b", "d"])
+    assert list(await saved.load("hub")) == ["c", "a"]
+    assert list(await saved.load("other")) == ["b"]
+
+
 async def test_a_full_disk_keeps_the_old_listing_and_ends_nothing(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -87,6 +87,8 @@ class Listings:
                 await asyncio.to_thread(into.unlink, missing_ok=True)
         fresh_s = max(float(found["took_s"]), int(found["files"]) // _FILES_PER_PAGE * _PAGE_COST_S)
         listing = Listing(str(found["digest"]), present, self._clock() + fresh_s)
+        # What is not fresh serves nobody any more, and may be large.
+        self._known = {name: known for name in self._known if (known := self.at_hand(name)) is not None}
         self._known[namespace] = listing
         return listing
 

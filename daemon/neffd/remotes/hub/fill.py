@@ -33,6 +33,8 @@ class Fill:
     def listed(self, namespace: str, entries: int) -> None:
         """A namespace was listed and holds so many."""
         self._entries[namespace] = entries
+        if not entries:
+            del self._entries[namespace]
         self._warn(namespace, entries, self._max_entries)
         self._warn(self._repo_id, sum(self._entries.values()), self._max_repo_entries)
 
