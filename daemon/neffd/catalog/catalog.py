@@ -20,6 +20,7 @@ from neffd.catalog.namespaces import Namespace, Namespaces
 from neffd.catalog.saved import SavedListings
 from neffd.metrics import Metrics
 from neffd.remotes.base import Remote, RemoteEntry, RemoteUnavailable
+from neffd.slices import slices
 from neffd.tasks import Tasks, Wake
 
 log = logging.getLogger(__name__)
@@ -241,7 +242,7 @@ class Catalog:
             await self._saved.drop(self._remote.name, self._namespaces.dropped())
             await self._wake.wait(self._pause_s())
 
-    def status(self) -> dict[str, object]:
+    def status(self) -> dict[str, Any]:
         """Facts for the status page."""
         return self._namespaces.status()
 
@@ -339,10 +340,14 @@ class Catalog:
             page = await self._call(anext(pages, None), _PAGE_LIMIT_S)
             if page is None:
                 break
-            listed.update(page)
-            known.keys.update(page)  # usable while it fills; what of it was denied meanwhile does not come again
+            for part in slices(page):
+                listed.update(part)
+                known.keys.update(part)  # usable while it fills; what of it was denied meanwhile does not come again
+                await asyncio.sleep(0)
         # What was asked for by itself meanwhile may be newer than the listing. What stays, stays where it is in memory.
-        known.keys -= before - listed
+        for part in slices(before):
+            known.keys.difference_update(key for key in part if key not in listed)
+            await asyncio.sleep(0)
         known.listed = version
         if version is not None and self._namespaces.get(namespace) is known:  # else nobody wants to know any more
             await self._saved.save(self._remote.name, namespace, version, listed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 # What a remote denied in one namespace, while there is no complete listing to tell.
 _MOST_ABSENT = 10_000
@@ -109,7 +110,7 @@ class Namespaces:
                 keys |= known.keys
                 known.keys, known.listed = keys, version
 
-    def status(self) -> dict[str, object]:
+    def status(self) -> dict[str, Any]:
         """Facts for the status page."""
         # Of what nobody looks at any more, only that it was looked at.
         checked = _looks(known for _, known in self.polled()) or _looks(self._known.values())[-1:]

@@ -6,6 +6,7 @@ import logging
 import sqlite3
 from collections.abc import Collection
 
+from neffd.slices import slices
 from neffd.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -21,18 +22,22 @@ class SavedListings:
         """Version and keys of every namespace listed before, the latest last; none where the disk fails."""
         query = "SELECT namespace, version, keys FROM listings WHERE remote = ? ORDER BY rowid"
         try:
-            rows = await self._database.run(lambda connection: connection.execute(query, (remote,)).fetchall())
+            return await self._database.run(lambda connection: dict(map(_read, connection.execute(query, (remote,)))))
         except (OSError, sqlite3.Error) as error:
             log.warning("kept listings of %s cannot be read: %s", remote, error)
             return {}
-        return {namespace: (version, set(keys.split("\n")) - {""}) for namespace, version, keys in rows}
 
     async def save(self, remote: str, namespace: str, version: str, keys: Collection[str]) -> None:
-        """Replace the listing of one namespace; on a full disk nothing is replaced, and a restart lists once more."""
-        row = (remote, namespace, version, "\n".join(keys))
+        """Replace the listing of one namespace; on a full disk nothing is replaced, and a restart lists once more.
+
+        `keys` must stay as they are until then.
+        """
 
         def write(connection: sqlite3.Connection) -> None:
-            connection.execute("INSERT OR REPLACE INTO listings VALUES (?, ?, ?, ?)", row)
+            text = "\n".join("\n".join(part) for part in slices(keys))
+            connection.execute(
+                "INSERT OR REPLACE INTO listings VALUES (?, ?, ?, ?)", (remote, namespace, version, text)
+            )
 
         try:
             await self._database.run(write)
@@ -49,3 +54,11 @@ class SavedListings:
             await self._database.run(lambda connection: connection.executemany(statement, rows))
         except (OSError, sqlite3.Error) as error:
             log.warning("listings of %s that nobody needs stay: %s", remote, error)
+
+
+def _read(row: tuple[str, str, str]) -> tuple[str, tuple[str, set[str]]]:
+    """On the database's thread: there may be very many keys."""
+    namespace, version, text = row
+    keys = set(text.split("\n"))
+    keys.discard("")
+    return namespace, (version, keys)

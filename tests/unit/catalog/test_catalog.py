@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -513,3 +514,35 @@ async def test_where_there_is_nothing_leaves_nothing(tmp_path: Path, monkeypatch
             assert not await catalog.holds(f"neuronxcc-9.{number}.0.0+abc", key(1))
         await until(lambda: len(catalog._namespaces) == 1, "only what holds something is kept")
         assert await catalog._saved.load("hub") == {first: ("one", {key(1)})}
+
+
+async def test_a_large_namespace_comes_and_goes_in_small_parts(tmp_path: Path) -> None:
+    """So that nobody else waits for all of it."""
+
+    class Large(Many):
+        held: Mapping[str, set[str]] = {NAMESPACE: {key(number) for number in range(30_000)}}
+
+        async def version(self, namespace: str) -> str:
+            return f"{len(self.held[namespace])}"
+
+        async def keys(self, namespace: str) -> AsyncIterator[list[str]]:
+            yield list(self.held[namespace])
+
+    async with catalog_over(Large(), tmp_path) as catalog:
+
+        async def steps() -> list[int]:
+            """How many keys more or fewer there are, turn by turn, until the listing is complete."""
+            refreshing = asyncio.ensure_future(catalog.refresh(NAMESPACE))  # noqa: TID251
+            seen = [catalog.status()["keys"]]
+            while not refreshing.done():
+                await asyncio.sleep(0)
+                seen.append(catalog.status()["keys"])
+            await refreshing
+            return [after - before for before, after in itertools.pairwise(seen)]
+
+        came = await steps()
+        assert (sum(came), max(came)) == (30_000, 4_000)
+        Large.held[NAMESPACE].clear()
+        catalog.forget(NAMESPACE, key(99_999), None)
+        went = await steps()
+        assert (sum(went), min(went)) == (-30_000, -4_000)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,19 @@ async def test_a_full_disk_keeps_the_old_listing_and_ends_nothing(
     await saved.save("hub", NAMESPACE, "v2", [f"key-{number}" for number in range(100_000)])
     assert "is not kept for the next start: database or disk is full" in caplog.text
     assert await saved.load("hub") == {NAMESPACE: ("v1", {"a"})}
+
+
+async def test_very_many_keys_are_put_together_off_the_event_loop(database: Database) -> None:
+    threads = set[int]()
+
+    class Keys(list[str]):
+        def __iter__(self) -> Iterator[str]:
+            threads.add(threading.get_ident())
+            return super().__iter__()
+
+    many = [f"key-{number}" for number in range(10_000)]
+    saved = SavedListings(database)
+    await saved.save("hub", NAMESPACE, "v1", Keys(many))
+    assert threads
+    assert threading.get_ident() not in threads
+    assert await saved.load("hub") == {NAMESPACE: ("v1", set(many))}

@@ -47,6 +47,7 @@ from neffd.remotes.hub.together import Together
 from neffd.remotes.hub.tokens import TokenSource
 from neffd.remotes.hub.workers import HubCallFailed, HubWorker, OnProgress
 from neffd.remotes.provenance import FileDigest, Provenance
+from neffd.slices import slices
 from neffd.tasks import Tasks
 from neffd.threads import whole_pool
 
@@ -119,7 +120,8 @@ class HubBucketRemote:
     async def keys(self, namespace: str) -> AsyncIterator[list[str]]:
         while (listing := await self._unless_long(namespace)) is None:
             yield []  # a sign of life
-        yield sorted(listing.keys)
+        for page in slices(listing.keys):
+            yield page
 
     async def present(self, namespace: str, wanted: Sequence[str]) -> frozenset[str]:
         listing = self._listings.at_hand(namespace)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from neffd.remotes.base import EntryFailed, OutgoingEntry, PublishResult
 from neffd.remotes.hub.bucket import HubBucketRemote
+from neffd.remotes.hub.bucket_listings import Listing
 from neffd.remotes.hub.tokens import TokenSource
 from neffd.store.root import PART_SUFFIX
 from tests.harness import entries
@@ -65,3 +67,15 @@ async def test_the_bytes_of_each_entry_are_told_as_they_come(
     assert sum(counts) == sum(map(len, content.values()))
     assert 1 not in counts, "signs of life are no bytes"
     assert watcher.signs > 0
+
+
+async def test_very_many_keys_come_in_pages(remote: HubBucketRemote, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = frozenset(f"MODULE_{number}+abcdef01" for number in range(10_000))
+
+    async def fresh(namespace: str) -> Listing:
+        return Listing("digest", held, 0.0)
+
+    monkeypatch.setattr(remote._listings, "fresh", fresh)
+    pages = [page async for page in remote.keys(NAME.namespace)]
+    assert max(map(len, pages)) <= 4_000
+    assert sorted(itertools.chain(*pages)) == sorted(held)
