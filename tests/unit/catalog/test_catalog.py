@@ -390,6 +390,7 @@ async def test_the_failure_of_a_question_is_for_those_who_are_in_it(tmp_path: Pa
 
     async with catalog_over(Away(ask), tmp_path) as catalog:
         await catalog.look(NAMESPACE)
+        await until(lambda: catalog._is_restored, "both come in one turn from now on")
         first, second = (asyncio.ensure_future(catalog.holds(NAMESPACE, key(number))) for number in (1, 2))  # noqa: TID251
         await begun.wait()
         third = asyncio.ensure_future(catalog.holds(NAMESPACE, key(3)))  # noqa: TID251
