@@ -80,16 +80,30 @@ def _run(config: Config) -> int:
         service = Service(config, database)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, service.stop)
-        return await service.run(Notifier())
+        code = await service.run(Notifier())
+        last_resort.args = (code,)
+        last_resort.start()
+        return code
 
+    # The event loop, too, waits for threads when it is closed.
+    last_resort = threading.Timer(_THREADS_END_S, _leave_threads, ())
+    last_resort.daemon = True
     code = _loop_runner()(serve())
-    stuck = _threads_left(_THREADS_END_S)
-    if stuck:
-        # A thread in a dead file system cannot be ended; all that is durable is closed already.
-        logging.getLogger(__name__).warning("leaving threads behind: %s", ", ".join(stuck))
-        logging.shutdown()
-        os._exit(code)
+    if _threads_left(_THREADS_END_S):
+        _leave_threads(code)
+    last_resort.cancel()
     return code
+
+
+def _leave_threads(code: int) -> None:
+    """End at once: a thread in a dead file system, or a lookup in a dead network, cannot be ended.
+
+    All that is durable is closed already.
+    """
+    stuck = ", ".join(_threads_left(0.0)) or "a lookup"
+    logging.getLogger(__name__).warning("leaving threads behind: %s", stuck)
+    logging.shutdown()
+    os._exit(code)
 
 
 def _log_format(environ: Mapping[str, str]) -> str:
@@ -109,7 +123,8 @@ def _loop_runner() -> Callable[[Any], int]:
 
 def _threads_left(timeout_s: float) -> list[str]:
     deadline = time.monotonic() + timeout_s
-    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    not_others = (threading.main_thread(), threading.current_thread())
+    others = [thread for thread in threading.enumerate() if thread not in not_others]
     for thread in others:
         thread.join(max(0.0, deadline - time.monotonic()))
     return [thread.name for thread in others if thread.is_alive() and not thread.daemon]

@@ -103,6 +103,7 @@ class RemoteList:
         managed = self._open(config)
         self._put(0, managed)  # what a user chose goes before what everybody has
         self._start(managed)
+        self.orphans.pop(managed.remote.name, None)  # what waited for it goes now
         return None
 
     def expect_questions(self) -> None:

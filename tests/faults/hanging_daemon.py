@@ -1,4 +1,6 @@
-"""neffd, but a part of it hangs as soon as it is ready: HANG=<event-loop | database | workers | scan>[:<seconds>].
+"""neffd, but a part of it hangs as soon as it is ready: HANG=<part>[:<seconds>].
+
+A part is the event-loop, database, workers, a scan, odd-jobs or a lookup.
 
 The self-check has less patience with it: half a second until it is said, one and a half until the daemon ends, which
 it does not where the hang is one of so many seconds. Without HANG so little patience is with the event loop.
@@ -36,6 +38,14 @@ def hang(what: str, for_s: float, running: service.Service) -> None:
     elif what == "workers":
         for _ in range(service._WORKERS):
             shared.workers.submit(lambda: time.sleep(for_s))
+    elif what == "odd-jobs":
+        running._tasks.start(asyncio.to_thread(time.sleep, for_s), name="hangs")
+    elif what == "lookup":
+        running._tasks.start(_look_up(), name="hangs")
+
+
+async def _look_up() -> None:
+    await asyncio.get_running_loop().getaddrinfo("somewhere.invalid", 443)
 
 
 def hang_once(root: CacheRoot, for_s: float) -> Iterator[str]:
@@ -48,7 +58,8 @@ def hang_once(root: CacheRoot, for_s: float) -> Iterator[str]:
 def arm(spec: str) -> None:
     """Hang as `spec` says, when all has started; nowhere where it is empty."""
     what, _, seconds = spec.partition(":")
-    selfcheck.LIMITS[what or selfcheck.LOOP] = Limits(_SAID_S, None if seconds else _END_S)
+    if what not in ("odd-jobs", "lookup"):  # which are looked after by nobody
+        selfcheck.LIMITS[what or selfcheck.LOOP] = Limits(_SAID_S, None if seconds else _END_S)
     selfcheck.LOOK_EVERY_S = 0.05
     selfcheck.SCAN_LIMIT_S = _SAID_S
     start_tasks = service.Service._start_tasks

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import preload
 from tests.harness.daemon import Daemon
 from tests.harness.waiting import eventually
 
@@ -41,6 +42,19 @@ def test_a_scan_that_hangs_is_reported_for_its_directory_until_it_goes_on(tmp_pa
         eventually(lambda: _reasons(host) == [], "it is over")
         assert host.counter("neffd_stalls", "part=scan") == 1
         assert host.stop() == 0
+
+
+@pytest.mark.parametrize("what", ["odd-jobs", "lookup"])
+def test_what_hangs_at_the_end_does_not_put_it_off(tmp_path: Path, what: str) -> None:
+    """The event loop waits for such threads when it is closed."""
+    environ = {"HANG": what, "DEAD_LOOKUP_S": "60"}
+    if what == "lookup":
+        environ["LD_PRELOAD"] = str(preload.build("dead_lookup", tmp_path))
+    host = Daemon(tmp_path / "host", command=COMMAND, environ=environ)
+    with host:
+        eventually(lambda: host.status()["uptime_s"] > 0.5, "it hangs")
+        assert host.stop() == 0
+    assert "leaving threads behind" in host.log
 
 
 def test_a_daemon_that_was_stopped_and_continued_has_not_hung(tmp_path: Path) -> None:

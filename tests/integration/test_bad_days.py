@@ -260,7 +260,9 @@ def test_a_full_disk_is_a_reported_problem_and_heals(
                 _fill(filler)
                 assert fetch(host, other)["reason"] == ("disk" if full == "cache" else "disk-nearly-full")
                 assert not (host.cache / other.namespace / other.key).exists()
+                assert full != "cache" or _reasons(host) == {"disk"}
                 filler.unlink()
+                eventually(lambda: not _reasons(host), "it is over before anything else is fetched")
             else:
                 _fill(filler)
                 for number in range(10, 40):

@@ -143,6 +143,9 @@ class Keeper:
         lock = LockId(lock.inode & lockfile.MOST, lock.ctime_ns)
         if lockfile.made_by(path, uid) != lock:
             return
+        known = self._board.holder(place)
+        if known is None or known.lock != lock:
+            self._stale.forget(place)  # whatever was said, it was of another lock
         pid = pid if self._watched.add(pid) else 0
         since, is_measured = self._since(place, lock, pid, at_s)
         self._board.took(place, Holder(pid, uid, lock, since, connection, program=program, is_measured=is_measured))

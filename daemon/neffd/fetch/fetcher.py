@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from neff.keys import ModuleName
+from neff.keys import LockId, ModuleName
 from neffd import points
 from neffd.breaker import Breaker, BreakerOpen
 from neffd.catalog.catalog import Catalog
 from neffd.compiles import lockfile
 from neffd.fetch import verify
+from neffd.fetch.diskdoubt import DiskDoubt
 from neffd.fetch.flight import READY_HERE, Answer, Flight, Flights
 from neffd.fetch.nearest import nearest_first
 from neffd.fetch.refusals import Refusals
@@ -107,6 +108,7 @@ class Fetcher:
         self._known_s = known_s
         self._on_placed = on_placed
         self._problems = problems or Problems(str(root.path))
+        self._disk = DiskDoubt(root, known, self._problems)
         self._line = line
         self._space = space
         self._elsewhere = elsewhere
@@ -117,12 +119,12 @@ class Fetcher:
         self.flights = Flights(clock)
         self.stopping = False
 
-    def resolve(self, name: ModuleName, *, urgent: bool = True, holding: bool = False) -> Answer | Flight:
+    def resolve(self, name: ModuleName, *, urgent: bool = True, holding: LockId | None = None) -> Answer | Flight:
         """The answer where it is known at once, else the flight that will bring it.
 
         Args:
             urgent: somebody waits for it; also of a flight that was not until now.
-            holding: the asker has the entry's lock, so that a copy which locks kept out may go in.
+            holding: the entry's lock, where the asker has made it: a copy that it kept out may go in.
         """
         if self._root.is_ready(name):
             self._space.used(name)
@@ -132,7 +134,7 @@ class Fetcher:
         if not self._sources:
             return Answer(False, "no-remotes")
         is_kept_out = name in self._waiting
-        if is_kept_out and not holding:
+        if is_kept_out and holding is None:
             return Answer(False, "locked")
         if not is_kept_out and all(source.catalog.knows_absent(*name) for source in self._sources):
             return Answer(False, "not-on-remotes")
@@ -147,9 +149,11 @@ class Fetcher:
     async def run(self) -> None:
         """Until cancelled: place, or drop, what another process's lock kept out when that lock goes."""
         while True:
-            await self._nudged.wait(_RETRY_EVERY_S if self._waiting else None)
+            await self._nudged.wait(_RETRY_EVERY_S if self._waiting or self._disk.is_in_doubt else None)
             for name in list(self._waiting):
                 await self._retry(name)
+            if self._disk.is_in_doubt:
+                await self._in_worker(self._disk.look)
 
     def nudge(self) -> None:
         """A lock file came or went."""
@@ -157,18 +161,19 @@ class Fetcher:
 
     async def _retry(self, name: ModuleName) -> None:
         try:
-            await self._put_in(name, holding=False)
+            await self._put_in(name, None)
         except (CannotShare, OSError, sqlite3.Error) as error:
             log.warning("%s: %s", name, error)
 
-    async def _put_in(self, name: ModuleName, *, holding: bool) -> Answer | None:
+    async def _put_in(self, name: ModuleName, holding: LockId | None) -> Answer | None:
         """Place a copy that a lock kept out; None if there is none. What cannot be placed is gone afterwards."""
         async with self._putting_in:  # the owner of the lock may ask while the end of another lock is looked at
             waiting = self._waiting.get(name)
             if waiting is None:
                 return None
             try:
-                placement = await self._in_worker(self._place, name, waiting.staged, holding)
+                holders = [] if holding is None else [holding]
+                placement = await self._in_worker(self._place, name, waiting.staged, holders)
             except (CannotShare, OSError):
                 await self._in_worker(fsops.remove_tree, waiting.staged)
                 del self._waiting[name]
@@ -179,10 +184,10 @@ class Fetcher:
         self._count(name, placement, waiting)
         return waiting.answer if placement is Placement.PLACED else READY_HERE
 
-    async def _fly(self, flight: Flight, holding: bool) -> None:
+    async def _fly(self, flight: Flight, holding: LockId | None) -> None:
         answer = Answer(False, "stopping")
         try:
-            kept_out = await self._put_in(flight.name, holding=holding)
+            kept_out = await self._put_in(flight.name, holding)
             answer = kept_out or await self._first_that_works(flight)
         except CannotShare as error:
             self._problems.note("cannot-share", error.detail, error.hint, flight.name.namespace)
@@ -192,7 +197,8 @@ class Fetcher:
             answer = Answer(False, NEARLY_FULL)
         except (OSError, sqlite3.Error) as error:
             log.warning("fetch of %s: %s", flight.name, error)
-            self._problems.note("disk", (error.strerror if isinstance(error, OSError) else None) or str(error), "")
+            self._disk.failed(error)
+            self._nudged.set()
             answer = Answer(False, "disk")
         except Exception:  # a defect of ours must cost this one entry, and be seen
             log.exception("fetch of %s", flight.name)
@@ -317,9 +323,7 @@ class Fetcher:
         points.reached("entry-staged")
         self._note_origin(fetched, staged, remote)
         points.reached("index-written")
-        # Who has made the lock that is there now: the one of an asker may be gone, and this one somebody else's.
-        lock = lockfile.identity(self._root.entry(flight.name) / xla.LOCK)
-        return self._place(flight.name, staged, lock in list(flight.holders.values())), oddities
+        return self._place(flight.name, staged, list(flight.holders.values())), oddities
 
     async def _transfer(self, flight: Flight, remote: Remote, staged: Path, watching: Watching) -> Fetched | None:
         """What the remote brings; given up when that is overdue."""
@@ -347,8 +351,10 @@ class Fetcher:
         origin = index.from_remote(remote)
         self._index.note_blocking(self._root.path, entry.name, origin, neff, fetched.digests, compile_s)
 
-    def _place(self, name: ModuleName, staged: Path, asker_holds_lock: bool) -> Placement:
-        placement = self._placer.place(name, staged, asker_holds_lock=asker_holds_lock)
+    def _place(self, name: ModuleName, staged: Path, holders: Sequence[LockId]) -> Placement:
+        # Who has made the lock that is there now: the one of an asker may be gone, and this one somebody else's.
+        lock = lockfile.identity(self._root.entry(name) / xla.LOCK)
+        placement = self._placer.place(name, staged, asker_holds_lock=lock in holders)
         if placement is Placement.ALREADY_READY:
             fsops.remove_tree(staged)
         return placement
@@ -357,7 +363,6 @@ class Fetcher:
         log.info("%s from %s: %s, %d bytes", name, entry.source, placement.value, entry.size_bytes)
         if placement is Placement.PLACED:
             self._on_placed(name)  # its events may come late: it was not watched before it was there
-            self._problems.over("disk")
             self._problems.over("cannot-share", subject=name.namespace)
             self._metrics.fetched_entries.labels(entry.source).inc()
             self._metrics.fetched_bytes.labels(entry.source).inc(entry.size_bytes)

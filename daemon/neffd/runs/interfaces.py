@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
-from neff.keys import ModuleName
+from neff.keys import LockId, ModuleName
 from neffd.fetch.flight import Answer, Flight
 from neffd.runs.manifests import Manifest
 from neffd.store.root import CacheRoot
@@ -57,7 +57,7 @@ class Trusts(Protocol):
 class Fetches(Protocol):
     """Who brings modules: `neffd.fetch.fetcher.Fetcher`."""
 
-    def resolve(self, name: ModuleName, *, urgent: bool = True, holding: bool = False) -> Answer | Flight: ...
+    def resolve(self, name: ModuleName, *, urgent: bool = True, holding: LockId | None = None) -> Answer | Flight: ...
 
 
 class Client(Protocol):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any, Protocol, cast
 
 from neff import protocol
-from neff.keys import ModuleName
+from neff.keys import LockId, ModuleName
 from neff.protocol import Message, ProtocolError, safe_text
 from neffd import __version__
 from neffd.compiles.board import Program
@@ -40,7 +40,7 @@ _CREDENTIALS = struct.Struct("3i")
 class Resolver(Protocol):
     """What answers for the keys of one cache directory: `neffd.fetch.fetcher.Fetcher`."""
 
-    def resolve(self, name: ModuleName, *, urgent: bool = True, holding: bool = False) -> Answer | Flight: ...
+    def resolve(self, name: ModuleName, *, urgent: bool = True, holding: LockId | None = None) -> Answer | Flight: ...
 
 
 class Host(Protocol):

@@ -10,7 +10,7 @@ from neffd.metrics import Metrics
 log = logging.getLogger(__name__)
 
 _FATAL = ("disk",)
-_MOST = 50
+_MOST_OF_A_REASON = 50
 _MOST_SUBJECTS = 10_000
 
 
@@ -31,7 +31,7 @@ class Problems:
         if details is not None:
             if subject in details or len(details) < _MOST_SUBJECTS:
                 details[subject] = detail
-        elif len(self._noted) < _MOST:
+        elif sum(noted == reason for noted, _ in self._noted) < _MOST_OF_A_REASON:
             self._noted[reason, hint] = {subject: detail}
             log.warning("%s: %s: %s%s", self._where, reason, detail, f" (try: {hint})" if hint else "")
 

@@ -184,6 +184,13 @@ class Index:
             lambda connection: connection.execute(query, (f"baseline:{root}",)).fetchone() is not None
         )
 
+    def try_writing(self) -> None:
+        """Write what nobody reads; raises sqlite3.Error where nothing can be written. Blocking."""
+        row = ("tried", str(time.time()))
+        self._database.run_blocking(
+            lambda connection: connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
+        )
+
     def last_boot(self, root: Path) -> str | None:
         """The boot that `note_boot` was last called under, None if it never was. Blocking."""
         query = "SELECT value FROM meta WHERE name = ?"

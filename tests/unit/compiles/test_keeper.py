@@ -390,6 +390,23 @@ async def test_without_permission_to_remove_it_is_reported(tmp_path: Path) -> No
         await host.stop()
 
 
+async def test_what_was_reported_of_a_lock_is_not_said_of_the_next(tmp_path: Path) -> None:
+    """Somebody removes it as advised, and a trainer that waits takes it at once."""
+    host = Host(tmp_path, clears=False)
+    try:
+        await host.note(held=held(host.make_lock(), os.getpid(), start_time=1))
+        host.start()
+        await until(host.problems.status, "it is reported")
+        host.lock.unlink()
+        (host.lock.parent / "other").touch()  # or the new one would get its inode
+        second = host.make_lock()
+        host.keeper.took(host.place, second, pid=os.getpid(), uid=os.getuid(), connection=1)
+        assert host.problems.status() == []
+        assert host.keeper.facts(host.place)["holder"] == "process"
+    finally:
+        await host.stop()
+
+
 async def test_that_a_lock_is_gone_is_seen_however_long_the_machine_has_been_up(host: Host) -> None:
     for step in range(2_000):  # such a time less a pause is not always that pause ago
         uptime_s = 1.37 ** (step / 50) + step / 7

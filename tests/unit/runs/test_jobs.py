@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from neff.keys import ModuleName
+from neff.keys import LockId, ModuleName
 from neffd import limits
 from neffd.fetch.flight import Answer, Flight, Flights
 from neffd.metrics import Metrics
@@ -77,7 +77,7 @@ class Remote:
         self.offered.append((manifest, private, has_ended))
         self.offered_of.append(run)
 
-    def resolve(self, name: ModuleName, *, urgent: bool = True, holding: bool = False) -> Answer | Flight:
+    def resolve(self, name: ModuleName, *, urgent: bool = True, holding: LockId | None = None) -> Answer | Flight:
         self.asked.append(name)
         flight, _ = self._flights.join(name)
         flight.remote, flight.total_bytes = "hub", 1000

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neff import protocol
-from neff.keys import ModuleName
+from neff.keys import LockId, ModuleName
 from neff.protocol import Message
 from neffd.compiles import lockfile
 from neffd.fetch.flight import READY_HERE, Answer, Flight
@@ -57,7 +57,8 @@ class Host:
         self.sessions: list[Session] = []
         self.guess = Expected()
         self.root = "/cache"
-        self.holding, self.asked = False, 0
+        self.holding: LockId | None = None
+        self.asked = 0
 
     def find_root(self, hello: Message) -> tuple[Resolver | None, str | None, str | None]:
         return (self, self.root, None) if hello.get("root") == "/cache" else (None, None, "other-cache-dir")
@@ -65,7 +66,7 @@ class Host:
     def resolver_for(self, name: ModuleName) -> Resolver | None:
         return self
 
-    def resolve(self, name: ModuleName, *, urgent: bool = True, holding: bool = False) -> Answer | Flight:
+    def resolve(self, name: ModuleName, *, urgent: bool = True, holding: LockId | None = None) -> Answer | Flight:
         self.holding, self.asked = holding, self.asked + 1
         if name.key in self.answers:
             return self.answers[name.key]
@@ -460,11 +461,11 @@ async def test_nobody_holds_the_lock_of_somebody_else(served: Served, tmp_path: 
             session.uid = uid
             client.send(resolve(entries.module(1).key, holding=[NAME.key], number=number))
             await until(lambda number=number: served.host.asked == number + 1, "the question")  # type: ignore[misc]
-            assert served.host.holding is is_believed, uid
+            assert (served.host.holding is not None) is is_believed, uid
         lock.unlink()
         client.send(resolve(NAME.key, holding=[NAME.key], number=3))
         await until(lambda: served.host.asked == 4, "the question")
-        assert not served.host.holding, "there is none"
+        assert served.host.holding is None, "there is none"
     served.host.flights[NAME.key].outcome.set_result(READY_HERE)
 
 

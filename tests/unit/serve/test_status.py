@@ -33,6 +33,15 @@ def test_a_problem_is_shown_as_it_is_now_and_said_once(caplog: pytest.LogCapture
     assert len(caplog.records) == 1
 
 
+def test_many_of_one_kind_hide_none_of_another() -> None:
+    problems = Problems("/cache")
+    for number in range(1000):
+        problems.note("stale-lock", f"lock {number}", f"rm {number}")
+    problems.note("disk", "No space left on device", "")
+    assert problems.fatal() == ["disk: No space left on device"]
+    assert len(problems.status()) < 100
+
+
 def test_a_problem_is_over_when_it_is_over_for_the_last_who_had_it() -> None:
     problems = Problems("/cache")
     for entry in ("one", "two", "two"):

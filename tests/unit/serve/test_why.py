@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from neff.keys import ModuleName
+from neff.keys import LockId, ModuleName
 from neff.protocol import Message
 from neffd.fetch.flight import Answer, Flight
 from neffd.limits import Limits
@@ -44,7 +44,7 @@ class Host:
     def find_root(self, hello: Message) -> tuple[Resolver | None, str | None, str | None]:
         return self, "/cache", None
 
-    def resolve(self, name: ModuleName, *, urgent: bool = True, holding: bool = False) -> Answer | Flight:
+    def resolve(self, name: ModuleName, *, urgent: bool = True, holding: LockId | None = None) -> Answer | Flight:
         if name.key in self.answers:
             return self.answers[name.key]
         self.flights.append(Flight(name, 0.0, asyncio.get_running_loop().create_future()))

@@ -26,7 +26,7 @@ def resolve(session: Session, number: int, message: Message) -> None:
     for key in module_keys:
         name = _name(namespace, key)
         lock = _lock_of(session, name) if key in holding else None
-        answer = _ask(session, name, holding=lock is not None)
+        answer = _ask(session, name, lock)
         if not isinstance(answer, Flight):
             answer_with(session, number, {"key": key}, answer, name)
             continue
@@ -51,7 +51,7 @@ def _lock_of(session: Session, name: ModuleName | None) -> LockId | None:
     return lockfile.made_by(Path(session.root, *name, xla.LOCK), session.uid)
 
 
-def _ask(session: Session, name: ModuleName | None, *, holding: bool) -> Answer | Flight:
+def _ask(session: Session, name: ModuleName | None, holding: LockId | None) -> Answer | Flight:
     if session.resolver is None:
         return Answer(False, session.reason or "no-cache-dir")
     return Answer(False, "bad-name") if name is None else session.resolver.resolve(name, holding=holding)
