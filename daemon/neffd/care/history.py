@@ -20,6 +20,7 @@ from typing import Any
 
 from neff.keys import ModuleName
 from neffd.fetch.flight import Answer
+from neffd.store import columns
 from neffd.store.database import Database
 from neffd.store.root import FileFacts
 
@@ -139,10 +140,12 @@ class History:
         """The newest events of a module, oldest first. Raises sqlite3.Error."""
         await self.flush()
         query = "SELECT at, root, what, facts FROM events WHERE key = ? AND namespace = ? ORDER BY id DESC LIMIT ?"
-        rows = await self._database.run(
-            lambda connection: connection.execute(query, (name.key, name.namespace, most)).fetchall()
-        )
-        return [Event(at, root, name, what, _from_json(facts)) for at, root, what, facts in reversed(rows)]
+
+        def read(connection: sqlite3.Connection) -> list[Event]:
+            rows = connection.execute(query, (name.key, name.namespace, most)).fetchall()
+            return [Event(at, root, name, what, columns.json_object(text)) for at, root, what, text in reversed(rows)]
+
+        return await self._database.run(read)
 
     def _add(self, group: object, event: Event) -> None:
         if group not in self._waiting and len(self._waiting) >= _MAX_WAITING:
@@ -175,11 +178,6 @@ def names_noted(connection: sqlite3.Connection, start: str, most: int) -> list[M
 
 def _as_json(facts: Mapping[str, Any]) -> str:
     return json.dumps(facts, separators=(",", ":"))
-
-
-def _from_json(text: str) -> Mapping[str, Any]:
-    facts: Any = json.loads(text)
-    return facts if isinstance(facts, dict) else {}
 
 
 def newest(events: Sequence[Event], *kinds: str) -> Event | None:

@@ -16,6 +16,7 @@ from neff.keys import ModuleName
 from neffd.runs.identity import Identity, split_name
 from neffd.runs.manifests import Manifest, UsedModule
 from neffd.runs.recorder import ASKED, Run, Used
+from neffd.store import columns
 from neffd.store.database import Database
 
 KEPT_RUNS = 1_000
@@ -200,7 +201,7 @@ def _write(connection: sqlite3.Connection, change: _Change, now: float) -> int:
 def _run(connection: sqlite3.Connection, row: tuple[Any, ...], now_s: float) -> Run:
     number, name, run_key, ingredients, is_private, began_at = row
     uid, instance = split_name(name)
-    identity = Identity(instance, run_key, json.loads(ingredients), bool(is_private), uid=uid)
+    identity = Identity(instance, run_key, columns.json_object(ingredients), bool(is_private), uid=uid)
     run = Run(identity, began_at, now_s, now_s, number)
     query = (
         "SELECT namespace, key, root, how, position, size_bytes, compile_s FROM run_modules"

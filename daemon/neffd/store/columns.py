@@ -33,27 +33,8 @@ def identities(text: Any) -> dict[str, tuple[int, int]]:
     return _pairs(text, (int, int))
 
 
-# By table and column; NULL is none of their business.
-PARSERS: Mapping[str, Mapping[str, Callable[[Any], object]]] = {
-    "entries": {"files": digests},
-    "evictions": {"files": identities},
-}
-
-
-def file_names(text: Any) -> frozenset[str]:
-    """The names alone, of either; raises Damaged."""
-    return frozenset(_object(text))
-
-
-def _pairs(text: Any, kinds: tuple[type, type]) -> dict[str, Any]:
-    found = _object(text)
-    for value in found.values():
-        if not isinstance(value, list) or [type(part) for part in value] != [*kinds]:
-            raise Damaged("a column holds something else than was written there")
-    return {file: tuple(value) for file, value in found.items()}
-
-
-def _object(text: Any) -> dict[str, Any]:
+def json_object(text: Any) -> dict[str, Any]:
+    """Whatever was told by name; raises Damaged."""
     try:
         found = json.loads(text)
     except (ValueError, TypeError, RecursionError):
@@ -61,3 +42,25 @@ def _object(text: Any) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Damaged("a column holds something else than JSON")
     return found
+
+
+# By table and column; NULL is none of their business.
+PARSERS: Mapping[str, Mapping[str, Callable[[Any], object]]] = {
+    "entries": {"files": digests},
+    "evictions": {"files": identities},
+    "events": {"facts": json_object},
+    "runs": {"ingredients": json_object},
+}
+
+
+def file_names(text: Any) -> frozenset[str]:
+    """The names alone, of either; raises Damaged."""
+    return frozenset(json_object(text))
+
+
+def _pairs(text: Any, kinds: tuple[type, type]) -> dict[str, Any]:
+    found = json_object(text)
+    for value in found.values():
+        if not isinstance(value, list) or [type(part) for part in value] != [*kinds]:
+            raise Damaged("a column holds something else than was written there")
+    return {file: tuple(value) for file, value in found.items()}

@@ -37,6 +37,17 @@ async def test_events_come_back_in_order_and_after_a_restart(database: Database)
     assert [event.what for event in await story.of(NAME, 1)] == ["delivered"]
 
 
+async def test_an_event_whose_facts_are_damaged_is_damage_of_the_database(database: Database) -> None:
+    story, told = History(database), list[BaseException]()
+    story.note("/cache", NAME, "compiled", seconds=1.5)
+    await story.flush()
+    await database.run(lambda connection: connection.execute("UPDATE events SET facts = '{\"seconds\": '"))
+    database.on_damage = told.append
+    with pytest.raises(sqlite3.DatabaseError):
+        await story.of(NAME, 10)
+    assert len(told) == 1
+
+
 async def test_the_ranks_of_a_user_that_are_told_the_same_are_one_event(database: Database) -> None:
     story = History(database)
     for pid in range(64):

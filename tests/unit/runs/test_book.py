@@ -83,6 +83,20 @@ def test_an_open_run_goes_on_in_the_next_life(kept: Kept) -> None:
     assert [module.key for module in manifest.modules] == [NAMES[number].key for number in (2, 0, 1, 3)]
 
 
+def test_a_run_whose_ingredients_are_damaged_is_lost_alone(kept: Kept) -> None:
+    for instance in ("one", "two"):
+        run = kept.run(instance)
+        kept.use(run, 1)
+        asyncio.run(kept.book.write([run]))
+    damaged = "UPDATE runs SET ingredients = '{\"version\": ' WHERE instance LIKE '%one'"
+    assert kept.database.run_blocking(lambda connection: connection.execute(damaged).rowcount) == 1
+    with pytest.raises(sqlite3.DatabaseError):
+        asyncio.run(kept.book.open_runs(kept.clock()))
+    for _ in range(2):
+        kept.again()
+        assert [run.identity.instance for run in asyncio.run(kept.book.open_runs(kept.clock()))] == ["two"]
+
+
 def test_the_same_name_again_is_another_run(kept: Kept) -> None:
     for number in range(2):
         run = kept.run()
