@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,10 @@ from neffd.runs import writing
 from neffd.runs.entries import single_entry
 from tests.harness import entries
 from tests.harness.commands import Person
+from tests.harness.daemon import Daemon
+from tests.harness.guests import compiling
 from tests.harness.rooms import Room
+from tests.harness.waiting import eventually
 from tests.unit.runs.golden import CONFIG, NEW_NEURON
 
 READY, OLD, FAILED, LOCKED, PENDING = (
@@ -128,6 +132,9 @@ def test_a_lock_that_was_just_taken_stays(person: Person, cache: Path) -> None:
     lock = cache / LOCKED.namespace / LOCKED.key / "model.hlo_module.pb.lock"
     lock.touch()
     assert [item["what"] for item in person.json("cleanup")["removed"]] == ["failed"]
+    done = person.neff("cleanup", "--wipe")
+    assert f"version {cache / LOCKED.namespace}" in done.stderr
+    assert done.stderr.endswith("since a lock is younger than 60 s\n")
     assert lock.exists()
 
 
@@ -172,12 +179,55 @@ def test_wipe_takes_everything_compiled(person: Person, cache: Path, tmp_path: P
 def test_while_a_compiler_runs_locks_stay(neighbour: Person, cache: Path, compiler: subprocess.Popen[bytes]) -> None:
     document = neighbour.json("cleanup")
     assert [item["what"] for item in document["removed"]] == ["failed"]
-    assert document["skipped"].startswith("locks, since neuronx-cc runs")
+    assert document["skipped"].startswith(f"lock {cache / str(LOCKED)}/model.hlo_module.pb.lock, since neuronx-cc runs")
     # It names one of them, which may be that of a test that runs beside this one.
     assert compiler.pid in localcache.running_compilers()
     wiped = neighbour.neff("cleanup", "--wipe")
     assert (wiped.returncode, "neuronx-cc runs (pid " in wiped.stderr) == (exitcodes.FAILED, True)
     assert str(READY) in names(cache)
+
+
+@pytest.mark.usefixtures("compiler")
+def test_while_a_compiler_runs_what_it_may_have_begun_stays(neighbour: Person, cache: Path) -> None:
+    """Up to 2.14 it has no lock."""
+    before = names(cache)
+    neighbour.neff("cleanup")
+    begun = cache / str(entries.module(6, entries.OLD_NAMESPACE))
+    begun.mkdir()
+    (begun / "model.hlo_module.pb").write_bytes(b"hlo")
+    every = neighbour.neff("cleanup", "--all")
+    assert (every.returncode, every.stdout) == (exitcodes.OK, "nothing to clean up\n")
+    for path in (f"incomplete {begun}", f"incomplete {cache / str(PENDING)}", f"lock {cache / str(LOCKED)}"):
+        assert path in every.stderr
+    assert "version" not in every.stderr
+    for kept, gone in (("2.20", entries.OLD_NAMESPACE), ("2.14", entries.NAMESPACE)):
+        old = neighbour.neff("cleanup", "--old-versions", "--compiler_version", kept)
+        assert old.stdout == "nothing to clean up\n"
+        assert f"version {cache / gone}" in old.stderr
+    assert before - names(cache) == {path for path in before if path.startswith(str(FAILED))}
+    shutil.rmtree(begun)
+    neighbour.neff("cleanup", "--old-versions", "--compiler_version", "2.20")
+    assert {path.name for path in cache.iterdir()} == {entries.NAMESPACE}
+
+
+def test_what_the_daemon_sees_being_compiled_stays(person: Person, cache: Path, tmp_path: Path) -> None:
+    """Somebody in a container sees no compiler, but the daemon does."""
+    with Daemon(tmp_path / "host", overrides={"cache_dirs": [str(cache)], "locks": {"clear_stale": False}}) as host:
+        person.environ["NEFFD_SOCKET"] = str(host.socket)
+        eventually(lambda: compiling(host, name=str(LOCKED)), "the daemon sees the lock")
+        done = person.json("cleanup")
+        assert done["skipped"].startswith(f"lock {cache / str(LOCKED)}/")
+        assert "since it is being compiled, says the daemon at" in done["skipped"]
+        old = person.json("cleanup", "--old-versions", "--compiler_version", "2.14")
+        assert (old["removed"], old["skipped"].startswith(f"version {cache / LOCKED.namespace}")) == ([], True)
+        wiped = person.neff("cleanup", "--wipe")
+        assert wiped.returncode == exitcodes.FAILED
+        assert f"{LOCKED} is being compiled, says the daemon" in wiped.stderr
+        assert {str(READY), str(OLD), str(PENDING)} <= names(cache)
+        (cache / str(LOCKED) / "model.hlo_module.pb.lock").unlink()
+        eventually(lambda: not compiling(host), "the daemon sees that it is gone")
+        assert person.neff("cleanup", "--wipe").returncode == exitcodes.OK
+        assert not [path for path in cache.iterdir() if path.name.startswith("neuronxcc-")]
 
 
 @pytest.mark.parametrize("command", ["du", "cleanup"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from neff import exitcodes
 from neffd.commands.options import add_json, add_option
 
 if TYPE_CHECKING:
+    from neffd.commands.inuse import InUse
     from neffd.commands.localcache import LocalEntry
 
 EXAMPLE = "neff cleanup --old-versions --dry-run"
@@ -21,10 +21,10 @@ JSON = {
     "dry_run": "whether nothing was removed in truth",
     "removed": "what (failed, lock, incomplete, version), path, size_bytes",
     "left": "path, and why it could not be removed",
-    "skipped": "what was not looked at, and why: text, or null",
+    "skipped": "what was left since somebody may be compiling it, and why: text, or null",
 }
 
-_YOUNG_S = 60.0
+_NAMED = 3  # of what was left; the rest is only counted
 
 
 @dataclass
@@ -34,7 +34,20 @@ class _Cleaner:
     dry_run: bool
     removed: list[dict[str, object]] = field(default_factory=list)
     left: list[dict[str, str]] = field(default_factory=list)
-    skipped: str | None = None
+    skipped: dict[str, list[str]] = field(default_factory=dict)  # by reason
+
+    def remove_unless(self, why: str | None, what: str, path: Path, size_bytes: int) -> None:
+        """Remove it, or leave it for a reason."""
+        from neff.protocol import safe_text
+
+        if why is None:
+            self.remove(what, path, size_bytes)
+        else:
+            self.skipped.setdefault(why, []).append(f"{what} {safe_text(path)}")
+
+    def skipped_text(self) -> str | None:
+        """What was left and why; None where nothing was."""
+        return "; ".join(f"{_some(items)}, since {why}" for why, items in self.skipped.items()) or None
 
     def remove(self, what: str, path: Path, size_bytes: int) -> None:
         """A file, or a folder with all in it; links are removed, never followed."""
@@ -74,26 +87,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from neffd.commands import localcache
+    from neffd.commands import inuse, localcache
 
     root = localcache.root_of(args.cache_dir)
     cleaner = _Cleaner(args.dry_run)
-    compilers = localcache.running_compilers()
-    if compilers and args.wipe:
-        from neffd.commands.errors import CommandError
-
-        raise CommandError(f"neuronx-cc runs (pid {compilers[0]}): {root} is in use", "try again when it has ended")
-    if compilers:
-        cleaner.skipped = f"locks, since neuronx-cc runs (pid {compilers[0]})"
+    in_use = inuse.look(root, args.socket)
+    if args.wipe:
+        _refuse_if_used(in_use)
     old = set(localcache.namespaces(root)) if args.wipe else _old_versions(args, root)
     for namespace in localcache.namespaces(root):
         if namespace in old:
-            cleaner.remove("version", root / namespace, localcache.tree_bytes(root / namespace))
-            continue
+            why = in_use.why_version(root, namespace)
+            cleaner.remove_unless(why, "version", root / namespace, localcache.tree_bytes(root / namespace))
+            if why is None:
+                continue
         for entry in localcache.entries(root, namespace):
-            _clean_entry(cleaner, entry, everything=args.all)
+            _clean_entry(cleaner, in_use, entry, everything=args.all)
     _print(args, root, cleaner)
     return exitcodes.FAILED if cleaner.left else exitcodes.OK
+
+
+def _refuse_if_used(in_use: InUse) -> None:
+    from neffd.commands.errors import CommandError
+
+    why = in_use.anything()
+    if why is not None:
+        who = "" if in_use.compilers else "neff status   (who compiles); "
+        raise CommandError(f"the directory is in use: {why}", f"{who}try again when it has ended")
 
 
 def _old_versions(args: argparse.Namespace, root: Path) -> set[str]:
@@ -113,23 +133,15 @@ def _old_versions(args: argparse.Namespace, root: Path) -> set[str]:
     return old
 
 
-def _clean_entry(cleaner: _Cleaner, entry: LocalEntry, *, everything: bool) -> None:
+def _clean_entry(cleaner: _Cleaner, in_use: InUse, entry: LocalEntry, *, everything: bool) -> None:
+    why = in_use.why(entry)
     if entry.state == "failed":
         cleaner.remove("failed", entry.path, entry.size_bytes)
-    elif entry.state == "compiling" and cleaner.skipped is None:
+    elif entry.state == "compiling":
         for lock in entry.locks:
-            if _age_s(entry.path / lock) > _YOUNG_S:
-                cleaner.remove("lock", entry.path / lock, 0)
+            cleaner.remove_unless(why, "lock", entry.path / lock, 0)
     elif everything and entry.state in ("pending", "empty"):
-        cleaner.remove("incomplete", entry.path, entry.size_bytes)
-
-
-def _age_s(lock: Path) -> float:
-    """Whoever has just taken a lock may not have started the compiler yet."""
-    try:
-        return time.time() - lock.lstat().st_mtime
-    except FileNotFoundError:
-        return 0.0
+        cleaner.remove_unless(why, "incomplete", entry.path, entry.size_bytes)
 
 
 def _remove_marks_first(folder: Path) -> None:
@@ -150,7 +162,7 @@ def _print(args: argparse.Namespace, root: Path, cleaner: _Cleaner) -> None:
     from neffd.commands import output
 
     if args.json:
-        facts = {"removed": cleaner.removed, "left": cleaner.left, "skipped": cleaner.skipped}
+        facts = {"removed": cleaner.removed, "left": cleaner.left, "skipped": cleaner.skipped_text()}
         output.print_json("cleanup", cache_dir=str(root), dry_run=args.dry_run, **facts)
         return
     would = "would remove" if args.dry_run else "removed"
@@ -159,7 +171,12 @@ def _print(args: argparse.Namespace, root: Path, cleaner: _Cleaner) -> None:
     for kept in cleaner.left:
         print(f"neff: not removed: {kept['path']}: {kept['why']}", file=sys.stderr)
     if cleaner.skipped:
-        print(f"neff: left as they are: {cleaner.skipped}", file=sys.stderr)
+        print(f"neff: left as it is: {cleaner.skipped_text()}", file=sys.stderr)
     freed = output.size(sum(int(str(item["size_bytes"])) for item in cleaner.removed))
     count = f"{len(cleaner.removed)} {'path' if len(cleaner.removed) == 1 else 'paths'}"
     print(f"{would} {count}, {freed}" if cleaner.removed else "nothing to clean up")
+
+
+def _some(items: list[str]) -> str:
+    more = len(items) - _NAMED
+    return ", ".join([*items[:_NAMED], *([f"{more} more"] if more > 0 else [])])

@@ -14,6 +14,8 @@ from neff.protocol import safe_text
 from neffd.commands.errors import CommandError
 
 _WRITTEN = "read-write"
+# So many locks a status shows at most.
+_LISTED_LOCKS = 100
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,20 @@ class Serving:
             mend = "`mode: read-write` for it in the daemon's configuration" + (f"; or {instead}" if instead else "")
             raise CommandError(f"the daemon at {self.socket} only reads {self.remote}", mend, exitcodes.REFUSED)
         return self.remote
+
+
+@dataclass(frozen=True)
+class Compiling:
+    """Entries that a daemon says are being compiled; `is_cut`: there may be more, which it does not list."""
+
+    socket: str
+    names: frozenset[str]
+    is_cut: bool
+
+    def says(self, name: str) -> str:
+        """For a person; no `name` for what may be among those that are not listed."""
+        what = f"{safe_text(name)} is being compiled" if name else f"{_LISTED_LOCKS} or more are being compiled"
+        return f"{what}, says the daemon at {safe_text(self.socket)}"
 
 
 def find(root: Path, repo_id: str, socket: str | None) -> Serving | None:
@@ -58,6 +74,19 @@ def written(root: Path, socket: str | None) -> list[Serving]:
     return [remote for remote in _remotes(path, status or {}) if remote.mode == _WRITTEN]
 
 
+def compiling(root: Path, socket: str | None) -> Compiling | None:
+    """What is compiled in `root` as its daemon says; None if none serves it. Raises DaemonError as `find`."""
+    path, status = _daemon_of(root, socket)
+    if status is None:
+        return None
+    identity = greeting.identity_of(str(root))
+    cache_dirs = objects(status.get("cache_dirs"))
+    paths = [item.get("path") for item in cache_dirs if _identity(item) == identity]
+    rows = objects(status.get("compiling"))
+    names = frozenset(str(row.get("name")) for row in rows if row.get("root") in paths)
+    return Compiling(path, names, len(rows) >= _LISTED_LOCKS)
+
+
 def _daemon_of(root: Path, socket: str | None) -> tuple[str, dict[str, Any] | None]:
     """Socket and status of the daemon that serves `root`, or no status if none does."""
     identity = greeting.identity_of(str(root))
@@ -76,9 +105,13 @@ def _daemon_of(root: Path, socket: str | None) -> tuple[str, dict[str, Any] | No
             continue
         finally:
             connection.close()
-        if identity in [(item.get("device"), item.get("inode")) for item in objects(status.get("cache_dirs"))]:
+        if identity in map(_identity, objects(status.get("cache_dirs"))):
             return path, status
     return "", None
+
+
+def _identity(cache_dir: dict[str, Any]) -> tuple[Any, Any]:
+    return cache_dir.get("device"), cache_dir.get("inode")
 
 
 def _remotes(socket: str, status: dict[str, Any]) -> list[Serving]:
