@@ -78,14 +78,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return exitcodes.INTERRUPTED
     except OSError as error:
-        if error.errno not in _NOT_WRITTEN:
-            raise
-        if not isinstance(error, BrokenPipeError):  # that is a reader who has gone, as `neff status | head`
-            print(f"neff: {error.strerror}", file=sys.stderr)
-        # Python would complain once more while it flushes at exit.
-        if sys.stdout is not None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _tell(error)
         return exitcodes.FAILED
+
+
+def _tell(error: OSError) -> None:
+    """One line in place of a traceback; nothing of a reader who has gone, as `neff status | head`."""
+    where = "" if error.filename is None else f"{safe_text(error.filename)}: "
+    if where or not isinstance(error, BrokenPipeError):
+        print(f"neff: {where}{error.strerror or safe_text(error)}", file=sys.stderr)
+    # Python would complain once more while it flushes at exit.
+    if not where and error.errno in _NOT_WRITTEN and sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tests.harness.guests import compiling
 from tests.harness.rooms import Room
 from tests.harness.waiting import eventually
 from tests.unit.runs.golden import CONFIG, NEW_NEURON
+from tests.unit.store.as_user import User, needs_root
 
 READY, OLD, FAILED, LOCKED, PENDING = (
     entries.module(1),
@@ -236,6 +238,48 @@ def test_directories_that_are_none(person: Person, tmp_path: Path, command: str)
     assert (done.returncode, "is no directory" in done.stderr) == (exitcodes.NOT_FOUND, True)
     done = person.neff(command, NEURON_COMPILE_CACHE_URL="s3://bucket/x")
     assert (done.returncode, "NEURON_COMPILE_CACHE_URL" in done.stderr) == (exitcodes.FAILED, True)
+
+
+@pytest.fixture
+def stranger(person: Person, out_of_sight: tuple[str, ...]) -> Iterator[Person]:
+    """A user who owns nothing of the cache directory, which is where others may pass."""
+    room = Room(User(61_003, 61_003), namespaces=("pid",) if out_of_sight else ())
+    room.skip_unless_possible()
+    place = Path(tempfile.mkdtemp(prefix="neff commands "))
+    place.chmod(0o755)
+    root = place / "cache"
+    shutil.copytree(person.environ["NEURON_COMPILE_CACHE_URL"], root)
+    person.environ |= {"NEURON_COMPILE_CACHE_URL": str(root), "HOME": "/", "HF_HOME": "/"}
+    person.prefix = room.prefix()
+    yield person
+    shutil.rmtree(place)
+
+
+@needs_root
+@pytest.mark.parametrize("mode", [0o700, 0o744])
+def test_a_version_that_is_closed_to_the_user_counts_as_empty(stranger: Person, mode: int) -> None:
+    root = Path(stranger.environ["NEURON_COMPILE_CACHE_URL"])
+    closed = root / entries.OLD_NAMESPACE
+    closed.chmod(mode)
+    for command in (("du", "--json"), ("status", "--cache_dir", str(root), "--json")):
+        done = stranger.neff(*command)
+        assert (done.returncode, json.loads(done.stdout)["size_bytes"] > 0) == (exitcodes.OK, True)
+        assert done.stderr == f"neff: {closed}: Permission denied: counts as empty\n"
+    for options in ((), ("--old-versions", "--compiler_version", "2.20"), ("--dry-run", "--wipe")):
+        done = stranger.neff("cleanup", *options)
+        assert done.returncode == exitcodes.FAILED
+        assert f"neff: not removed: {closed}: Permission denied\n" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@needs_root
+@pytest.mark.parametrize("is_root_closed", [True, False])
+def test_a_directory_that_is_closed_to_the_user(stranger: Person, is_root_closed: bool) -> None:
+    root = Path(stranger.environ["NEURON_COMPILE_CACHE_URL"])
+    (root if is_root_closed else root.parent).chmod(0o700)
+    for command in (("du",), ("status", "--cache_dir", str(root)), ("cleanup",)):
+        done = stranger.neff(*command)
+        assert (done.returncode, done.stderr) == (exitcodes.FAILED, f"neff: {root}: Permission denied\n")
 
 
 @pytest.mark.parametrize("arguments", [("du",), ("cleanup", "--dry-run"), ("status", "--cache_dir", ".")])

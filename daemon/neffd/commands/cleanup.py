@@ -49,6 +49,12 @@ class _Cleaner:
         """What was left and why; None where nothing was."""
         return "; ".join(f"{_some(items)}, since {why}" for why, items in self.skipped.items()) or None
 
+    def leave(self, path: Path, error: OSError) -> None:
+        """It could not be removed, or not even be looked into."""
+        from neff.protocol import safe_text
+
+        self.left.append({"path": safe_text(path), "why": str(error.strerror)})
+
     def remove(self, what: str, path: Path, size_bytes: int) -> None:
         """A file, or a folder with all in it; links are removed, never followed."""
         from neff.protocol import safe_text
@@ -64,7 +70,7 @@ class _Cleaner:
         except FileNotFoundError:
             return
         except OSError as error:
-            self.left.append({"path": safe_text(path), "why": str(error.strerror)})
+            self.leave(path, error)
             return
         self.removed.append({"what": what, "path": safe_text(path), "size_bytes": size_bytes})
 
@@ -96,13 +102,7 @@ def run(args: argparse.Namespace) -> int:
         _refuse_if_used(in_use)
     old = set(localcache.namespaces(root)) if args.wipe else _old_versions(args, root)
     for namespace in localcache.namespaces(root):
-        if namespace in old:
-            why = in_use.why_version(root, namespace)
-            cleaner.remove_unless(why, "version", root / namespace, localcache.tree_bytes(root / namespace))
-            if why is None:
-                continue
-        for entry in localcache.entries(root, namespace):
-            _clean_entry(cleaner, in_use, entry, everything=args.all)
+        _clean_version(cleaner, in_use, root / namespace, is_old=namespace in old, everything=args.all)
     _print(args, root, cleaner)
     return exitcodes.FAILED if cleaner.left else exitcodes.OK
 
@@ -131,6 +131,24 @@ def _old_versions(args: argparse.Namespace, root: Path) -> set[str]:
     if old == set(names) and args.compiler_version:
         raise CommandError(f"{root} holds nothing of compiler {current}", "neff du   (shows the versions)")
     return old
+
+
+def _clean_version(cleaner: _Cleaner, in_use: InUse, folder: Path, *, is_old: bool, everything: bool) -> None:
+    """All of an old one; of others, and of one that is in use, entry by entry."""
+    from neffd.commands import localcache
+
+    try:
+        entries = list(localcache.listed_entries(folder.parent, folder.name))
+    except OSError as error:
+        cleaner.leave(folder, error)
+        return
+    if is_old:
+        why = in_use.why_any(entries)
+        cleaner.remove_unless(why, "version", folder, localcache.tree_bytes(folder))
+        if why is None:
+            return
+    for entry in entries:
+        _clean_entry(cleaner, in_use, entry, everything=everything)
 
 
 def _clean_entry(cleaner: _Cleaner, in_use: InUse, entry: LocalEntry, *, everything: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,9 +42,9 @@ class InUse:
             return f"a lock is younger than {_YOUNG_S:.0f} s"
         return None
 
-    def why_version(self, root: Path, namespace: str) -> str | None:
-        """Why somebody may be compiling with this compiler version; None if nobody is."""
-        return next(filter(None, map(self.why, localcache.entries(root, namespace))), None)
+    def why_any(self, entries: Iterable[LocalEntry]) -> str | None:
+        """Why somebody may be compiling one of them; None if nobody is."""
+        return next(filter(None, map(self.why, entries)), None)
 
 
 def look(root: Path, socket: str | None) -> InUse:
@@ -55,5 +56,5 @@ def _age_s(lock: Path) -> float:
     """Whoever has just taken a lock may not have started the compiler yet."""
     try:
         return time.time() - lock.lstat().st_mtime
-    except FileNotFoundError:
+    except OSError:
         return 0.0

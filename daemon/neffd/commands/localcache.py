@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from neff import exitcodes, keys
 from neff.cachedir import cache_root, local_path
+from neff.protocol import safe_text
 from neffd.commands.errors import CommandError
 from neffd.layouts import xla
 from neffd.runs import layout
@@ -56,28 +58,55 @@ def root_of(given: str | None, *, make: bool = False) -> Path:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CommandError(f"{root}: {error.strerror}", "NEURON_COMPILE_CACHE_URL=DIR") from error
-    if not root.is_dir():
+    if not _is_directory(root):
         raise CommandError(f"{root} is no directory: nothing was compiled here", "--cache_dir DIR", exitcodes.NOT_FOUND)
     return root
 
 
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise CommandError(f"{path}: {error.strerror}") from error
+
+
 def namespaces(root: Path) -> list[str]:
-    """Compiler versions in a cache directory, sorted; links are none."""
-    names = [path.name for path in root.iterdir() if keys.is_namespace(path.name) and fsops.is_folder(path)]
+    """Compiler versions in a cache directory, sorted; links are none. Raises CommandError where it cannot be listed."""
+    try:
+        names = [path.name for path in root.iterdir() if keys.is_namespace(path.name) and fsops.is_folder(path)]
+    except OSError as error:
+        raise CommandError(f"{root}: {error.strerror}") from error
     return sorted(names, key=lambda name: (keys.compiler_version(name), name))
 
 
 def entries(root: Path, namespace: str) -> Iterator[LocalEntry]:
-    """Everything compiled, or begun, for one compiler version; what we may not read counts as empty."""
-    for path in sorted((root / namespace).iterdir()):
-        if not path.name.startswith(_MODULE_PREFIX) or not fsops.is_folder(path):
-            continue
+    """As `listed_entries`; a version that cannot be listed is named on stderr, and counts as empty."""
+    try:
+        yield from listed_entries(root, namespace)
+    except OSError as error:
+        print(f"neff: {safe_text(root / namespace)}: {error.strerror}: counts as empty", file=sys.stderr)
+
+
+def listed_entries(root: Path, namespace: str) -> Iterator[LocalEntry]:
+    """Everything compiled, or begun, for one compiler version; an entry that we may not read counts as empty.
+
+    Raises OSError where the version as a whole cannot be listed.
+    """
+    for path in _module_folders(root / namespace):
         if not keys.is_module_key(path.name):
             yield LocalEntry(path, namespace, TRACED, tree_bytes(path))
             continue
         sizes_bytes = dict(_regular_files(path))
         locks = tuple(name for name in sizes_bytes if name.endswith(xla.LOCK_SUFFIX))
         yield LocalEntry(path, namespace, xla.state(namespace, sizes_bytes).value, sum(sizes_bytes.values()), locks)
+
+
+def _module_folders(folder: Path) -> list[Path]:
+    try:
+        found = sorted(folder.iterdir())
+    except FileNotFoundError:  # it has just been removed
+        return []
+    return [path for path in found if path.name.startswith(_MODULE_PREFIX) and fsops.is_folder(path)]
 
 
 def traced_models(root: Path, namespace: str) -> dict[str, str]:

@@ -53,6 +53,17 @@ def test_a_socket_of_another_group_is_told_from_no_daemon(
     assert f"no permission to talk to the daemon at {socket_path}: " in capsys.readouterr().err
 
 
+def test_what_no_command_expects_of_the_system_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert cli.main(["du", "--cache_dir", "."]) == exitcodes.FAILED
+    assert capsys.readouterr().err == "neff: No such file or directory\n"
+
+
 @pytest.mark.parametrize("system", [True, False])
 def test_systemctl_is_named_only_where_the_system_socket_was_tried(
     socket_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], system: bool
