@@ -172,7 +172,7 @@ def test_files_that_are_no_entries_are_left_out_and_named(alice: Person, hub: Hu
 @pytest.mark.parametrize(
     ("name", "code", "said"),
     [
-        ("org/no-such", exitcodes.NOT_FOUND, "the repo org/no-such is not there"),
+        ("org/no-such", exitcodes.NOT_FOUND, "the model org/no-such is not there, or this login may not"),
         ("alice/cache", exitcodes.NOT_FOUND, "neither config.json nor model_index.json"),
         ("not a name", exitcodes.USAGE, "neither a folder nor the name of a model"),
         ("/", exitcodes.NOT_FOUND, "neither config.json nor model_index.json"),
@@ -251,6 +251,16 @@ def test_without_a_repo_there_is_nothing_to_list(hub: HubProcess, tmp_path: Path
     assert (done.returncode, done.stdout) == (exitcodes.REFUSED, "")
     assert "no cache repo is set" in done.stderr
     assert "neff set NAME" in done.stderr
+
+
+def test_a_model_that_is_not_there_is_no_repo_to_create(alice: Person, hub: HubProcess) -> None:
+    seed(hub, {})
+    done = alice.neff("lookup", "org/tyni")
+    advice = "  mend it: hf auth login   (or set HF_TOKEN), or name a folder with its config.json\n"
+    assert done.stderr == f"neff: the model org/tyni is not there, or this login may not see it\n{advice}"
+    done = alice.neff("lookup", MODEL, CUSTOM_CACHE_REPO="alice/none")
+    assert "the repo alice/none is not there" in done.stderr
+    assert "neff create -n alice/none" in done.stderr
 
 
 def test_a_private_repo_is_not_told_from_one_that_is_not_there(hub: HubProcess, tmp_path: Path) -> None:

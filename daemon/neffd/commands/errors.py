@@ -41,8 +41,17 @@ def none_set(what: str) -> CommandError:
 def no_repo(repo_id: str, *, logged_in: bool) -> CommandError:
     """The Hub tells a repo that is not there and one that may not be seen by the same answer."""
     mend = f"neff create -n {repo_id}   (if it is to be yours)" if logged_in else NOT_LOGGED_IN
-    seen = "is not there, or this login may not see it" if logged_in else "is not there, or is private"
-    return CommandError(f"the repo {repo_id} {seen}", mend, exitcodes.NOT_FOUND)
+    return CommandError(f"the repo {repo_id} {_unseen(logged_in)}", mend, exitcodes.NOT_FOUND)
+
+
+def no_model(name: str, *, logged_in: bool) -> CommandError:
+    """As `no_repo`; nobody makes a cache repo of a model."""
+    mend = f"{NOT_LOGGED_IN}, or name a folder with its config.json"
+    return CommandError(f"the model {name} {_unseen(logged_in)}", mend, exitcodes.NOT_FOUND)
+
+
+def _unseen(logged_in: bool) -> str:
+    return "is not there, or this login may not see it" if logged_in else "is not there, or is private"
 
 
 def no_write_access(repo_id: str, why: str = "") -> CommandError:

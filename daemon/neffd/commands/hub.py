@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from neff import exitcodes
@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # takes half a second, and only what writes needs it
     from huggingface_hub import HfApi
 
 T = TypeVar("T")
+MakeError = Callable[..., CommandError]  # as errors.no_repo
 
 
 def endpoint() -> str:
@@ -36,13 +37,13 @@ def repo_to_read(given: str | None) -> str:
 
 
 @contextlib.asynccontextmanager
-async def opened(repo_id: str) -> AsyncIterator[HubClient]:
-    """Reading calls on a model repo. What the Hub refuses leaves as a CommandError."""
+async def opened(repo_id: str, not_there: MakeError = no_repo) -> AsyncIterator[HubClient]:
+    """Reading calls on a model repo. What the Hub refuses leaves as a CommandError; `not_there` makes that one."""
     client = HubClient(endpoint(), repo_id, TokenSource())
     try:
         yield client
     except RemoteUnavailable as error:
-        raise refusal(error, repo_id) from error
+        raise refusal(error, repo_id, not_there) from error
     finally:
         await client.close()
 
@@ -90,10 +91,10 @@ async def content(client: HubClient, path: str, max_bytes: int, revision: str = 
     return bytes(data)
 
 
-def refusal(error: RemoteUnavailable, repo_id: str) -> CommandError:
+def refusal(error: RemoteUnavailable, repo_id: str, not_there: MakeError = no_repo) -> CommandError:
     """What a person is told of a Hub that does not answer the question."""
     if error.reason == "repo-not-found":
-        return no_repo(repo_id, logged_in=login.token() is not None)
+        return not_there(repo_id, logged_in=login.token() is not None)
     if error.reason == "bad-token":
         return CommandError("the Hub does not accept the token", NOT_LOGGED_IN, exitcodes.REFUSED)
     if error.reason == "forbidden":

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from neff import exitcodes, keys
 from neffd.commands import hub
-from neffd.commands.errors import CommandError
+from neffd.commands.errors import CommandError, no_model
 from neffd.remotes.hub.client import HubClient, NotThere
 from neffd.runs import documents, entries, layout, modelconfig, neuronhash, search
 from neffd.runs.documents import Found
@@ -105,7 +105,7 @@ async def _model_on_hub(name: str, task: str | None) -> Model:
     tasks = (task,) if task else modelconfig.TASKS
     if not layout.is_model_id(name):
         raise CommandError(f"{name}: neither a folder nor the name of a model", exit_code=exitcodes.USAGE)
-    async with hub.opened(name) as client:
+    async with hub.opened(name, no_model) as client:
         for file in (_CONFIG, _PIPELINE):
             try:
                 data = await hub.content(client, file, MAX_DOCUMENT_BYTES)
