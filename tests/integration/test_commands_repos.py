@@ -52,6 +52,16 @@ def test_create_makes_and_sets_a_repo(
     assert visible_to_all(hub, tmp_path, repo) == public
 
 
+def test_create_tells_of_the_repo_also_where_its_name_cannot_be_saved(alice: Person, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    done = alice.neff("create", "-n", "own", HF_HOME=str(tmp_path / "file"))
+    assert (done.returncode, done.stdout) == (exitcodes.FAILED, "")
+    assert done.stderr.startswith(f"neff: alice/own [private] was created, but {tmp_path / 'file'}")
+    assert "could not be written" in done.stderr
+    assert "  mend it: CUSTOM_CACHE_REPO=alice/own, or neff set alice/own" in done.stderr
+    assert alice.neff("set", "alice/own").returncode == exitcodes.OK
+
+
 def test_create_refuses_with_the_command_that_mends_it(alice: Person, hub: HubProcess, tmp_path: Path) -> None:
     stranger = Person(tmp_path / "stranger", hub.endpoint)
     done = stranger.neff("create")

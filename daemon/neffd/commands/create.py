@@ -35,13 +35,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from neffd.commands import login, output, saving
-    from neffd.commands.errors import not_logged_in
+    from neffd.commands.errors import CommandError, not_logged_in
 
     if login.token() is None:
         raise not_logged_in("creating a repo")
     created = _create(args.name, private=not args.public)
-    outcome = saving.save(created, args.socket)
     visibility = "public" if args.public else "private"
+    try:
+        outcome = saving.save(created, args.socket)
+    except CommandError as error:  # the repo stays, and a second try would be refused
+        mend = f"CUSTOM_CACHE_REPO={created}, or neff set {created}   (once the file can be written)"
+        raise CommandError(f"{created} [{visibility}] was created, but {error.message}", mend) from error
     if args.json:
         output.print_json("create", visibility=visibility, **outcome.document())
     else:
