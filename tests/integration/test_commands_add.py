@@ -72,6 +72,13 @@ def test_what_a_command_compiled_is_in_the_repo_without_a_daemon(alice: Person, 
     assert '"compiled": true' in done.stderr, "what the command prints does not spoil the document"
 
 
+def test_a_closed_output_is_no_failure(alice: Person, hub: HubProcess) -> None:
+    alice.prefix = ("sh", "-c", '"$@" >&-', "sh")
+    done = alice.neff("add", "--json", "--", *TRAINER)
+    assert (done.returncode, done.stdout, "Traceback" in done.stderr) == (exitcodes.OK, "", False), done.stderr
+    assert len(modules_on(hub)) == 2
+
+
 def test_through_the_daemon_whose_token_it_is(alice: Person, make_host: MakeHost, hub: HubProcess, cache: Path) -> None:
     del alice.environ["CUSTOM_CACHE_REPO"]  # then all that the daemon writes
     model = alice.home / "model"

@@ -116,12 +116,12 @@ def _report(before: Message | None, answer: Message) -> None:
         return
     name, state, source, reason = texts(answer, "name", "state", "source", "reason")
     if state == ABSENT:
-        print(f"absent    {name}: {reason}")
+        line = f"absent    {name}: {reason}"
     elif state == READY:
-        print(f"ready     {name}" + (f" from {source}" if answer.get("source") else ""))
+        line = f"ready     {name}" + (f" from {source}" if answer.get("source") else "")
     else:
-        print(f"fetching  {name}")
-    sys.stdout.flush()
+        line = f"fetching  {name}"
+    print(line, flush=True)
 
 
 def _count(plan: Message | None) -> int:

@@ -74,7 +74,10 @@ def _run(words: Sequence[str], socket: str, as_json: bool) -> tuple[int, list[di
 
 @contextlib.contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
-    """What is started inside writes to our standard error."""
+    """What is started inside writes to our standard error; where our output is closed, as by `>&-`, so is its."""
+    if sys.stdout is None:  # descriptor 1 may be any file by now
+        yield
+        return
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)

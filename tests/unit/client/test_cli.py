@@ -244,9 +244,13 @@ def test_what_the_terminal_cannot_show_is_escaped(socket_path: Path) -> None:
 
 
 @pytest.mark.parametrize("json_option", [(), ("--json",)])
-def test_a_closed_output_is_no_failure(json_option: tuple[str, ...]) -> None:
-    command = _command("du", "--cache_dir", ".", *json_option)
-    result = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], stderr=subprocess.PIPE, check=False)
+@pytest.mark.parametrize("arguments", [("du", "--cache_dir", "."), ("prefetch", KEYS[0])])
+def test_a_closed_output_is_no_failure(
+    socket_path: Path, arguments: tuple[str, ...], json_option: tuple[str, ...]
+) -> None:
+    command = _command("--socket", str(socket_path), *arguments, *json_option)
+    with ScriptedDaemon(socket_path, _answer({"name": KEYS[0], "state": "ready"}, {"done": True})):
+        result = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], stderr=subprocess.PIPE, check=False)
     assert (result.returncode, result.stderr) == (exitcodes.OK, b"")
 
 
