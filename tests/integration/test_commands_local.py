@@ -240,6 +240,21 @@ def test_directories_that_are_none(person: Person, tmp_path: Path, command: str)
     assert (done.returncode, "NEURON_COMPILE_CACHE_URL" in done.stderr) == (exitcodes.FAILED, True)
 
 
+def test_more_locks_than_the_daemon_lists_all_stay(person: Person, cache: Path, tmp_path: Path) -> None:
+    for number in range(100, 220):
+        lock = cache / str(entries.module(number)) / "model.hlo_module.pb.lock"
+        lock.parent.mkdir()
+        lock.touch()
+        os.utime(lock, (1_700_000_000, 1_700_000_000))
+    with Daemon(tmp_path / "host", overrides={"cache_dirs": [str(cache)], "locks": {"clear_stale": False}}) as host:
+        person.environ["NEFFD_SOCKET"] = str(host.socket)
+        eventually(lambda: len(host.status()["compiling"]) == 100, "the daemon sees the locks")
+        document = person.json("cleanup")
+        assert "lock" not in [item["what"] for item in document["removed"]]
+        assert "100 or more are being compiled, says the daemon at" in document["skipped"]
+        assert len(list(cache.rglob("*.lock"))) == 121
+
+
 @pytest.fixture
 def stranger(person: Person, out_of_sight: tuple[str, ...]) -> Iterator[Person]:
     """A user who owns nothing of the cache directory, which is where others may pass."""
