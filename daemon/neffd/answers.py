@@ -84,8 +84,8 @@ class Answers:
         """Whether a client belongs to a run of this key."""
         return self._jobs.is_of(session, run_key)
 
-    async def listed(self, namespace: str) -> list[ModuleName]:
-        """What remotes hold of a compiler version, as far as they answer."""
+    async def listed(self, namespace: str) -> tuple[list[ModuleName], list[str]]:
+        """What remotes hold of a compiler version, and which of them could not be asked, or not to the end."""
         return await self._remotes.listed(namespace)
 
     async def flush(

@@ -6,8 +6,8 @@ import asyncio
 import functools
 import logging
 import os
-from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from neff import keys
 from neff.keys import ModuleName
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from neffd.remotes.hub.visibility import ModelVisibility
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # Each costs polls and, where it is written, a worker process.
 _MAX_REMOTES = 16
@@ -206,34 +207,31 @@ class RemoteList:
         """Whether one that answers is known to hold an entry that can be used."""
         return self.copies(name)[0] > 0
 
-    async def listed(self, namespace: str) -> list[ModuleName]:
-        """Everything that those which answer hold of a compiler version."""
-        await self.refresh([namespace])
+    async def listed(self, namespace: str) -> tuple[list[ModuleName], list[str]]:
+        """Everything that is known to be held of a compiler version; and who could not be asked, or not to the end."""
+        away = await self.refresh([namespace])
         held = [catalog.keys_of(namespace) for _, catalog in self.catalogs()]
         # In a thread: there may be very many.
-        return await asyncio.to_thread(lambda: [ModuleName(namespace, key) for key in sorted(set().union(*held))])
+        names = await asyncio.to_thread(lambda: [ModuleName(namespace, key) for key in sorted(set().union(*held))])
+        return names, away
 
-    async def namespaces(self) -> list[str]:
-        """The compiler versions that those which answer in time hold entries of, newest first. Never raises."""
+    async def namespaces(self) -> tuple[list[str], list[str]]:
+        """The compiler versions that entries are held of, newest first; and who did not say in time. Never raises."""
         looks = [
-            self._shared.tasks.start(catalog.namespaces(), name=f"namespaces-{remote}", watched=True)
+            (remote, self._shared.tasks.start(catalog.namespaces(), name=f"namespaces-{remote}", watched=True))
             for remote, catalog in self.catalogs()
         ]
-        if not looks:
-            return []
-        answered, _ = await asyncio.wait(looks, timeout=CHECK_LIMIT_S)
-        found = {namespace for look in answered if look.exception() is None for namespace in look.result()}
-        return sorted(found, key=keys.compiler_version, reverse=True)
+        answered, away = await _in_time(looks)
+        return sorted(set().union(*answered), key=keys.compiler_version, reverse=True), away
 
-    async def refresh(self, namespaces: Collection[str]) -> None:
-        """Bring what is known of compiler versions up to date, as far as the remotes answer in time. Never raises."""
+    async def refresh(self, namespaces: Collection[str]) -> list[str]:
+        """Bring what is known of compiler versions up to date; returns who did not answer in time. Never raises."""
         looks = [
-            self._shared.tasks.start(catalog.refresh(namespace), name=f"refresh-{remote}", watched=True)
+            (remote, self._shared.tasks.start(catalog.refresh(namespace), name=f"refresh-{remote}", watched=True))
             for remote, catalog in self.catalogs()
             for namespace in namespaces
         ]
-        if looks:
-            await asyncio.wait(looks, timeout=CHECK_LIMIT_S)
+        return (await _in_time(looks))[1]
 
     async def full_names(self, keys: Collection[str]) -> dict[str, list[ModuleName]]:
         """For each bare key the names under which some remote holds it; every remote is asked once.
@@ -344,6 +342,15 @@ class RemoteList:
             on_outcome=delivered,
             clock=shared.clock,
         )
+
+
+async def _in_time(looks: Sequence[tuple[str, asyncio.Task[T]]]) -> tuple[list[T], list[str]]:
+    """What remotes answer in the time that somebody waits, and the names of those that do not."""
+    if looks:
+        await asyncio.wait([look for _, look in looks], timeout=CHECK_LIMIT_S)
+    is_told = {look: look.done() and not look.cancelled() and look.exception() is None for _, look in looks}
+    away = dict.fromkeys(remote for remote, look in looks if not is_told[look])
+    return [look.result() for look, told in is_told.items() if told], list(away)
 
 
 async def _confirmed(catalog: Catalog, namespace: str, keys: Collection[str]) -> set[ModuleName]:

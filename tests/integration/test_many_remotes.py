@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from neff import exitcodes
 from tests.harness import entries
+from tests.harness.commands import Person
 from tests.harness.daemon import Daemon
 from tests.harness.waiting import eventually
 from tests.hub.process import HubProcess
@@ -103,3 +105,27 @@ def test_a_silent_remote_does_not_delay_the_others_answer(tmp_path: Path, start:
         assert state(host, entries.module(2)) == "remote-unavailable"
         hub.clear_faults()
         eventually(lambda: state(host, entries.module(2)) == "not-on-remotes", "the remote to be asked again")
+
+
+@pytest.mark.parametrize("is_silent", [False, True])
+def test_nobody_takes_an_outage_for_nothing_to_bring(tmp_path: Path, start: Any, is_silent: bool) -> None:
+    """An init container goes by the exit code of `neff prefetch --wait`."""
+    name = entries.module(1)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    near = tmp_path / "near"
+    with HubProcess(tmp_path / "hub") as hub:
+        hub.add_fault(".", times=None, **({"kind": "stall"} if is_silent else {"status": 503}))
+        sick = {"name": "sick", "url": "hf://alice/cache", "endpoint": hub.endpoint, "anonymous": True}
+        host, person = start("a", sick, directory(near, "read")), Person(tmp_path / "person", hub.endpoint)
+
+        def prefetched(*which: str) -> tuple[int, str]:
+            done = person.neff("--socket", str(host.socket), "prefetch", "--wait", *which)
+            return done.returncode, done.stdout
+
+        away = "  could not be asked, or not to the end: sick\n"
+        compiler = ("--compiler", name.namespace)
+        for which in (("--model", str(tmp_path)), ("--run", f"RUN_{'0' * 32}"), compiler):
+            assert prefetched(*which) == (exitcodes.FAILED, f"nothing is known to be brought\n{away}")
+        entries.write(near, name, entries.files(name))
+        eventually(lambda: prefetched(*compiler)[0] == exitcodes.OK, "what the other remote holds")
+        assert prefetched(*compiler)[1] == f"ready     {name} from local\n{away}"

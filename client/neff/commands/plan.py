@@ -97,11 +97,16 @@ def described(plan: Message) -> Iterator[str]:
         yield "  sure: runs with this very key used these modules"
     elif plan.get("sure") == "same-model":
         yield f"  not sure: the nearest recorded run of the model differs in {', '.join(differs) or 'nothing told'}"
-    if away := strings(plan.get("away")):
-        yield f"  could not be asked, or not to the end: {', '.join(away)}"
+    yield from unasked(plan)
     if sources:
         more = f" and {len(sources) - _MANY} more" if len(sources) > _MANY else ""
         yield f"  from: {', '.join(sources[:_MANY])}{more}"
+
+
+def unasked(plan: Message) -> Iterator[str]:
+    """Who may know of more."""
+    if away := strings(plan.get("away")):
+        yield f"  could not be asked, or not to the end: {', '.join(away)}"
 
 
 def _unknown_here(plan: Message, asked: Message) -> Iterator[str]:

@@ -10,8 +10,8 @@ from neff import exitcodes
 from neff.commands import ingredients
 from neff.commands.arguments import add_option, positive
 from neff.commands.documents import add_json, print_json
-from neff.commands.plan import asked_run, run_key
-from neff.commands.session import ANSWER_S, WAITS, fields, number, session, texts
+from neff.commands.plan import asked_run, run_key, unasked
+from neff.commands.session import ANSWER_S, WAITS, fields, number, session, strings, texts
 from neff.connection import Connection
 from neff.errors import RefusedError
 from neff.keys import is_module_key, parse_module_name
@@ -79,11 +79,12 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         modules = [_document(name, answer) for name, answer in states.items()]
         print_json("prefetch", modules=modules, **({} if plan is None else {"plan": plan}))
-    elif not states:
-        print(_known(plan))
-    if states:
+    else:
+        for line in _known(plan, is_told=bool(states)):
+            print(line)
+    if states or _count(plan):
         return _exit_code(list(states.values()), args.wait)
-    return exitcodes.OK if _count(plan) else exitcodes.NOT_FOUND
+    return exitcodes.FAILED if strings(fields(plan).get("away")) else exitcodes.NOT_FOUND
 
 
 def _asked(args: argparse.Namespace) -> list[Message] | None:
@@ -128,10 +129,14 @@ def _count(plan: Message | None) -> int:
     return int(number((plan or {}).get("modules")) or 0)
 
 
-def _known(plan: Message | None) -> str:
-    """What a daemon says at once that nobody waits for."""
+def _known(plan: Message | None, *, is_told: bool) -> Iterator[str]:
+    """What is known of a run or compiler; `is_told`: its modules were shown, one by one."""
     count = _count(plan)
-    return f"{count} modules: those that are not here are being brought" if count else "nothing is known to be brought"
+    if count and not is_told:  # nobody waits for them
+        yield f"{count} modules: those that are not here are being brought"
+    elif not is_told:
+        yield "nothing is known to be brought"
+    yield from unasked(fields(plan))
 
 
 def _document(name: str, answer: Message) -> Message:

@@ -54,7 +54,7 @@ class Jobs:
     Args:
         places: the cache directories.
         holds: whether a remote that answers is known to hold a module.
-        namespaces: the compiler versions on remotes, newest first.
+        namespaces: the compiler versions on remotes, newest first; and the remotes that did not say.
         refresh: looks what remotes hold of compiler versions.
         library: manifests on remotes.
         sources: the remotes; changes in place.
@@ -77,8 +77,8 @@ class Jobs:
         *,
         places: Callable[[], Sequence[Place]],
         holds: Callable[[ModuleName], bool],
-        namespaces: Callable[[], Awaitable[list[str]]],
-        refresh: Callable[[Collection[str]], Awaitable[None]],
+        namespaces: Callable[[], Awaitable[tuple[list[str], list[str]]]],
+        refresh: Callable[[Collection[str]], Awaitable[object]],
         library: Library,
         sources: Sequence[Source],
         prefetch: bool,
@@ -192,16 +192,14 @@ class Jobs:
 
     async def expected(self, identity: Identity) -> Expected:
         """What a run is going to need, as far as earlier ones tell."""
+        namespaces, unasked = await self._of(identity)
         found = await asyncio.gather(
-            *(
-                self._library.find(namespace, identity.run_key, identity.ingredients)
-                for namespace in await self._of(identity)
-            )
+            *(self._library.find(namespace, identity.run_key, identity.ingredients) for namespace in namespaces)
         )
         here = [(_HERE, manifest) for manifest in await self._known_here(identity.run_key)]
         same = here + [(path_of(manifest), manifest) for one in found for manifest in one.same_key]
         others = [(path_of(manifest), manifest) for one in found for manifest in one.nearest]
-        away = tuple(dict.fromkeys(remote for one in found for remote in one.away))
+        away = tuple(dict.fromkeys([*unasked, *(remote for one in found for remote in one.away)]))
         expected = plans.expect(same, others, identity.ingredients)
         self._on_expected({name: one.compile_s for name, one in expected.modules.items() if one.compile_s is not None})
         return dataclasses.replace(expected, away=away)
@@ -369,14 +367,15 @@ class Jobs:
             return await self._book.with_key(run_key)
         return []
 
-    async def _of(self, identity: Identity) -> list[str]:
-        """The compiler versions that a run may use."""
+    async def _of(self, identity: Identity) -> tuple[list[str], list[str]]:
+        """The compiler versions that a run may use, and the remotes that did not say which they have."""
         compiler = identity.ingredients.get("compiler")
         if isinstance(compiler, str) and is_namespace(f"neuronxcc-{compiler}"):
-            return [f"neuronxcc-{compiler}"]
+            return [f"neuronxcc-{compiler}"], []
         roots = [place.root for place in self._places()]
         latest: list[str] = await self._in_worker(directories.latest_namespaces, roots, _NAMESPACES)
-        return latest or (await self._namespaces())[:_NAMESPACES]
+        there, unasked = ([], []) if latest else await self._namespaces()
+        return latest or there[:_NAMESPACES], unasked
 
     async def _in_worker(self, work: Callable[..., Any], *args: object) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._workers, work, *args)

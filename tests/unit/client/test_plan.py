@@ -195,18 +195,37 @@ def test_prefetch_of_a_run_or_compiler(
 
 
 @pytest.mark.parametrize(
-    ("states", "code", "said"),
+    ("states", "away", "code", "said"),
     [
-        (["ready"], exitcodes.OK, f"ready     {NAME} from team"),
-        (["absent"], exitcodes.NOT_FOUND, f"absent    {NAME}: not-on-remotes"),
-        ([], exitcodes.NOT_FOUND, "nothing is known to be brought"),
+        (["ready"], [], exitcodes.OK, f"ready     {NAME} from team\n"),
+        (
+            ["ready"],
+            ["hub"],
+            exitcodes.OK,
+            f"ready     {NAME} from team\n  could not be asked, or not to the end: hub\n",
+        ),
+        (["absent"], ["hub"], exitcodes.NOT_FOUND, f"absent    {NAME}: not-on-remotes\n  could not be asked"),
+        ([], [], exitcodes.NOT_FOUND, "nothing is known to be brought\n"),
+        (
+            [],
+            ["hub"],
+            exitcodes.FAILED,
+            "nothing is known to be brought\n  could not be asked, or not to the end: hub\n",
+        ),
     ],
 )
 def test_prefetch_waits_for_what_a_run_needs(
-    socket_path: Path, model: str, states: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+    socket_path: Path,
+    model: str,
+    states: list[str],
+    away: list[str],
+    code: int,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     facts = {"name": NAME, "source": "team", "reason": "not-on-remotes"}
-    answers: list[Message] = [{"plan": {"modules": len(states)}}, *({**facts, "state": state} for state in states)]
+    plan = {"modules": len(states), "away": away}
+    answers: list[Message] = [{"plan": plan}, *({**facts, "state": state} for state in states)]
     given, asked = _neff(socket_path, {"prefetch": answers}, "prefetch", "--wait", "--model", model)
     assert (given, asked[0]["wait"], asked[0]["run"]["ingredients"]["model"]["type"]) == (code, True, "llama")
     assert said in capsys.readouterr().out

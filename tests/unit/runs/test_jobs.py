@@ -158,8 +158,8 @@ class Host:
         shown: list[dict[str, Any]] = self.jobs.status()["running"]
         return shown
 
-    async def _namespaces(self) -> list[str]:
-        return []
+    async def _namespaces(self) -> tuple[list[str], list[str]]:
+        return [], []
 
     async def _refresh(self, namespaces: object) -> None:
         pass

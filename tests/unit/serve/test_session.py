@@ -80,8 +80,8 @@ class Host:
     def is_of(self, session: Session, run_key: str) -> bool:
         return False
 
-    async def listed(self, namespace: str) -> list[ModuleName]:
-        return [NAME]
+    async def listed(self, namespace: str) -> tuple[list[ModuleName], list[str]]:
+        return [NAME], []
 
     async def full_names(self, keys: Collection[str]) -> dict[str, list[ModuleName]]:
         return {key: [ModuleName(entries.NAMESPACE, key)] for key in keys if key not in self.unknown}

@@ -38,8 +38,8 @@ class Guesser(Protocol):
     def is_of(self, session: Session, run_key: str) -> bool:
         """Whether a client belongs to a run of this key."""
 
-    def listed(self, namespace: str) -> Awaitable[list[ModuleName]]:
-        """What remotes hold of a compiler version."""
+    def listed(self, namespace: str) -> Awaitable[tuple[list[ModuleName], list[str]]]:
+        """What remotes hold of a compiler version, and which of them could not be asked, or not to the end."""
 
     def resolver_for(self, name: ModuleName) -> Resolver | None:
         """Where a name without a cache directory is fetched to."""
@@ -70,11 +70,20 @@ def _by_compiler(guesser: Guesser, message: Message) -> Callable[[], Awaitable[E
         raise BadRequest("bad-request", "compiler must be a version such as 2.20.9961.0+0acef03a")
 
     async def listed() -> Expected:
-        names = await guesser.listed(namespace)
+        names, away = await guesser.listed(namespace)
         modules = await asyncio.to_thread(lambda: {name: plans.nothing_known(name) for name in names})
-        return Expected(modules, plans.SAME_KEY)
+        return Expected(modules, plans.SAME_KEY, away=tuple(away))
 
     return listed
+
+
+def _told(expected: Expected) -> Message:
+    return {
+        "modules": len(expected.modules),
+        "sure": expected.sure,
+        "from": list(expected.sources),
+        "away": list(expected.away),
+    }
 
 
 class _Bringing:
@@ -103,8 +112,7 @@ class _Bringing:
         is_over = True
         try:
             expected = await wanted()
-            told = {"modules": len(expected.modules), "sure": expected.sure, "from": list(expected.sources)}
-            self._session.reply(self._number, plan=told)
+            self._session.reply(self._number, plan=_told(expected))
             if self._is_awaited:
                 await self._bring(expected)
             else:
