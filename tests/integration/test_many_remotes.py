@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 
 from neff import exitcodes
+from neff.commands import prefetch
 from tests.harness import entries
 from tests.harness.commands import Person
 from tests.harness.daemon import Daemon
@@ -126,6 +129,9 @@ def test_nobody_takes_an_outage_for_nothing_to_bring(tmp_path: Path, start: Any,
         compiler = ("--compiler", name.namespace)
         for which in (("--model", str(tmp_path)), ("--run", f"RUN_{'0' * 32}"), compiler):
             assert prefetched(*which) == (exitcodes.FAILED, f"nothing is known to be brought\n{away}")
+        told = json.loads(prefetched(*compiler, "--json")[1])["plan"]
+        assert set(told) == set(re.findall(r"(\w+) \(", prefetch.JSON["plan"])), "what is documented"
+        assert (told["modules"], told["away"]) == (0, ["sick"])
         entries.write(near, name, entries.files(name))
         eventually(lambda: prefetched(*compiler)[0] == exitcodes.OK, "what the other remote holds")
         assert prefetched(*compiler)[1] == f"ready     {name} from local\n{away}"

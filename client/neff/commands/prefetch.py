@@ -20,7 +20,9 @@ from neff.protocol import ABSENT, FETCHING, READY, Message, safe_text
 
 HELP = "bring modules into the cache directory"
 JSON = {
-    "plan": "of a run or compiler: what `neff plan --json` has under this name",
+    "plan": "of a run or compiler: modules (how many are known to be needed), sure (same-key, same-model or none; "
+    "same-key for a compiler), from (where it is known from; empty for a compiler), away (remotes that could not be "
+    "asked, or not to the end)",
     "modules": "name, state (ready, fetching or absent; null where the daemon did not say), source (the remote it came "
     "from, or null), reason (why it is absent, or null)",
 }
