@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,11 +22,14 @@ from tests.harness.waiting import eventually
 from tests.hub.process import HubProcess
 from tests.integration.hub.conftest import MakeHost, make_host
 from tests.unit.runs.golden import CONFIG, NEW_NEURON
+from tests.unit.store.as_user import needs_root
 
 __all__ = ["make_host"]  # a fixture
 pytestmark = pytest.mark.timeout(180)
 
 REPO = "alice/cache"
+# What was left behind by a killed command gets 5 s.
+_SOON_S = 20.0
 HERE, THERE, BOTH = (entries.module(number) for number in (1, 2, 3))
 
 
@@ -213,6 +218,43 @@ def test_entries_that_wait_for_another_daemon_are_not_touched(
     with host:
         assert host.ask("flush", timeout_s=30)[-1] == {"id": 1, "pending": 0, "parked": [], "done": True}
     assert str(HERE) in modules_on(hub)
+
+
+def test_a_daemon_that_cannot_be_reached_is_named(
+    alice: Person, make_host: MakeHost, hub: HubProcess, cache: Path, tmp_path: Path
+) -> None:
+    def refusal(*command: str, **environ: str) -> str:
+        began = time.monotonic()
+        done = alice.neff(*command, **environ)
+        took_s = time.monotonic() - began
+        assert (done.returncode, done.stdout) == (exitcodes.UNREACHABLE, ""), done.stderr
+        assert "mend it: --socket PATH, or systemctl status neffd" in done.stderr
+        assert took_s < _SOON_S
+        return done.stderr
+
+    assert alice.neff("synchronize").returncode == exitcodes.OK, "there is a journal of its own from now on"
+    slow = {"quiet_s": 600, "max_delay_s": 600}
+    with make_host("host", overrides={"cache_dirs": [str(cache)], "upload": slow}) as host:
+        served = f"neff: another neffd serves {cache}, and does not answer at "
+        for command in (("synchronize",), ("add", "--", "true")):
+            for environ in ({}, {"XDG_STATE_HOME": str(tmp_path / "fresh")}):
+                assert served + alice.environ["NEFFD_SOCKET"] in refusal(*command, **environ)
+        host.signal(signal.SIGSTOP)
+        assert served + str(host.socket) in refusal("synchronize", NEFFD_SOCKET=str(host.socket))
+
+
+@needs_root
+def test_a_daemon_that_may_not_be_asked_is_not_taken_for_none(alice: Person, make_host: MakeHost, cache: Path) -> None:
+    with make_host("host", overrides={"cache_dirs": [str(cache)]}) as host:
+        alice.environ["NEFFD_SOCKET"] = str(host.socket)
+        host.socket.chmod(0o600)
+        # Root without its capabilities is nobody to what belongs to somebody else.
+        for path in (host.socket, cache.with_name("cache.neffd") / "neffd.lock"):
+            os.chown(path, 65534, 65534)
+        alice.prefix = ("setpriv", "--inh-caps=-all", "--bounding-set=-dac_override,-dac_read_search")
+        done = alice.neff("synchronize")
+        assert (done.returncode, done.stdout) == (exitcodes.UNREACHABLE, ""), done.stderr
+        assert f"another neffd serves {cache}, and does not answer at {host.socket}" in done.stderr
 
 
 def test_a_terminal_has_bars(alice: Person) -> None:

@@ -67,7 +67,7 @@ def place(
     with contextlib.ExitStack() as stack:
         through = "daemon" if remotes else "own"
         if repo_id and not remotes:
-            remotes = [stack.enter_context(_own(root, repo_id, allow_public=allow_public))]
+            remotes = [stack.enter_context(_own(root, repo_id, socket, allow_public=allow_public))]
         for remote in remotes:
             _wait_until_writable(root, remote, through)
         yield Place(root, remotes[0].socket, remotes, through, command)
@@ -82,7 +82,7 @@ def _root() -> Path:
 
 
 @contextlib.contextmanager
-def _own(root: Path, repo_id: str, *, allow_public: bool) -> Iterator[Serving]:
+def _own(root: Path, repo_id: str, socket: str | None, *, allow_public: bool) -> Iterator[Serving]:
     """A daemon of our own, with the repo as its one remote."""
     from neffd.commands import hub  # what is refused without the network is refused at once
 
@@ -93,8 +93,8 @@ def _own(root: Path, repo_id: str, *, allow_public: bool) -> Iterator[Serving]:
         raise CommandError(f"everybody can read {repo_id}", mend, exitcodes.REFUSED)
     name, url = owndaemon.remote_name(repo_id), f"hf://{repo_id}"
     remote = {"name": name, "url": url, "endpoint": hub.endpoint(), "mode": "read-write", "allow_public": allow_public}
-    with owndaemon.running(root, remote, for_trainers=True) as socket:
-        yield Serving(socket, name, "read-write", url)
+    with owndaemon.running(root, remote, socket, for_trainers=True) as own_socket:
+        yield Serving(own_socket, name, "read-write", url)
 
 
 def _wait_until_writable(root: Path, remote: Serving, through: str) -> None:

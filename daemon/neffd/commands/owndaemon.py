@@ -17,15 +17,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from neff import exitcodes
 from neff.commands.session import CONNECT_S, WAITS
 from neff.connection import connect
 from neff.errors import DaemonError
 from neff.greeting import of_command
 from neffd.commands.errors import CommandError
+from neffd.commands.serving import mute
 from neffd.store import fsops
+from neffd.store.root import SERVED, is_served, staging_places
 
 _START_S = 30.0
 _STOP_S = 20.0
+# Time for what a killed command left behind; who serves the directory for longer is somebody else.
+_OTHERS_END_S = 5.0
+_AGAIN_S = 1.0
 _LOOK_S = 0.05
 _PR_SET_PDEATHSIG = 1
 _ALREADY_RUNNING = "[already-running]"
@@ -37,26 +43,29 @@ def remote_name(repo_id: str) -> str:
 
 
 @contextlib.contextmanager
-def running(root: Path, remote: dict[str, Any], *, for_trainers: bool = False) -> Iterator[str]:
+def running(
+    root: Path, remote: dict[str, Any], named_socket: str | None, *, for_trainers: bool = False
+) -> Iterator[str]:
     """Serve `root` with one remote until the block ends; gives the path of the socket.
 
     What could not be sent stays in a journal of its own, from which the next one for this directory goes on.
 
     Args:
+        named_socket: where the user says that the daemon of this host is; None if nowhere.
         for_trainers: trainers ask it, and wait for each other's compiles.
 
     Raises:
-        CommandError: it does not start, or entries of another daemon wait beside the directory.
+        CommandError: it does not start, another serves the directory, or entries of another wait beside it.
     """
     state = _state_dir(root)
-    _check_outbox(root, state)
+    _check_others(root, state, named_socket)
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _ended_by_signals(), tempfile.TemporaryDirectory(prefix="neff-") as folder:
         socket = Path(folder) / "neffd.sock"
         config = Path(folder) / "neffd.yaml"
         settings = _config(root, remote, state, socket) | {"locks": {"wait": for_trainers}}
         config.write_text(json.dumps(settings))  # JSON is YAML
-        process = _start(config, socket, state / "log")
+        process = _start(config, socket, state / "log", _Others(root, named_socket))
         try:
             yield str(socket)
         finally:
@@ -80,9 +89,9 @@ def _ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _start(config: Path, socket: Path, log: Path) -> subprocess.Popen[bytes]:
+def _start(config: Path, socket: Path, log: Path, others: _Others) -> subprocess.Popen[bytes]:
     """The daemon, ready. One that was left behind by a killed command takes some seconds to end."""
-    deadline = time.monotonic() + _START_S
+    began = time.monotonic()
     environ = {name: value for name, value in os.environ.items() if not name.startswith("NEFFD_")}
     command = [sys.executable, "-m", "neffd", "--config", str(config)]
     die_with_parent = functools.partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -98,17 +107,36 @@ def _start(config: Path, socket: Path, log: Path) -> subprocess.Popen[bytes]:
                 preexec_fn=die_with_parent,  # also where we are killed
             )
         try:
-            _wait_until_ready(process, socket, log, deadline)
-            return process
-        except _NotYet:
-            time.sleep(1)
+            if _is_ready(process, socket, began + _START_S):
+                return process
         except BaseException:
             _stop(process)
             raise
+        _stop(process)
+        others.check(_lines(log), log, time.monotonic() - began)
+        time.sleep(_AGAIN_S)
 
 
-class _NotYet(Exception):
-    """Another one for the same directory has not ended yet."""
+class _Others:
+    """What keeps ours from starting: somebody else's daemon, or one that a command like this one has not ended yet."""
+
+    def __init__(self, root: Path, named_socket: str | None) -> None:
+        self._root = root
+        self._named_socket = named_socket
+        self._met: CommandError | None = None
+
+    def check(self, said: list[str], log: Path, waited_s: float) -> None:
+        """Return if it is worth another try; raises CommandError. `said`: the log of a daemon that did not start."""
+        is_another = any(SERVED in line for line in said)
+        if is_another:
+            self._met = mute(self._root, self._named_socket)
+        elif any(_ALREADY_RUNNING in line for line in said):
+            text = f"another `neff synchronize` or `neff add` for {self._root} has not ended"
+            self._met = CommandError(text, "wait for its end, or end it", exitcodes.PENDING)
+        elif self._met is None or waited_s < _START_S:
+            raise CommandError(f"neffd did not start: {said[-1] if said else 'it said nothing'}", f"see {log}")
+        if waited_s > (_OTHERS_END_S if is_another else _START_S):
+            raise self._met
 
 
 def _config(root: Path, remote: dict[str, Any], state: Path, socket: Path) -> dict[str, Any]:
@@ -128,11 +156,13 @@ def _state_dir(root: Path) -> Path:
     return Path(home) / "neffd" / "synchronize" / hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
 
 
-def _check_outbox(root: Path, state: Path) -> None:
-    """A daemon that is not its owner would take what is pinned there for left-overs."""
+def _check_others(root: Path, state: Path, named_socket: str | None) -> None:
+    """Who has the outbox if not a daemon of ours? One that is not its owner would take what is there for left-overs."""
     if (state / "neffd.db").exists():
         return
-    for staging in (root.with_name(f"{root.name}.neffd"), root / ".cache" / "huggingface" / "neffd"):
+    if is_served(root, if_hidden=False):
+        raise mute(root, named_socket)
+    for staging in staging_places(root):
         outbox = staging / "outbox"
         with contextlib.suppress(PermissionError):  # another user's, which is left alone
             if fsops.is_folder(outbox) and any(outbox.iterdir()):
@@ -141,15 +171,16 @@ def _check_outbox(root: Path, state: Path) -> None:
                 )
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], socket: Path, log: Path, deadline: float) -> None:
+def _is_ready(process: subprocess.Popen[bytes], socket: Path, deadline: float) -> bool:
     while time.monotonic() < deadline and process.poll() is None:
         if _answers(socket):
-            return
+            return True
         time.sleep(_LOOK_S)
-    lines = log.read_text(errors="replace").splitlines()
-    if time.monotonic() < deadline and any(_ALREADY_RUNNING in line for line in lines):
-        raise _NotYet
-    raise CommandError(f"neffd did not start: {lines[-1] if lines else 'it said nothing'}", f"see {log}")
+    return False
+
+
+def _lines(log: Path) -> list[str]:
+    return log.read_text(errors="replace").splitlines()
 
 
 def _answers(socket: Path) -> bool:

@@ -12,6 +12,7 @@ from neff.connection import connect, socket_candidates
 from neff.errors import DaemonError, UnreachableError
 from neff.protocol import safe_text
 from neffd.commands.errors import CommandError
+from neffd.store.root import is_served
 
 _WRITTEN = "read-write"
 # So many locks a status shows at most.
@@ -53,7 +54,7 @@ def find(root: Path, repo_id: str, socket: str | None) -> Serving | None:
     """The daemon that serves `root`, with this repo; None if none does.
 
     Raises:
-        CommandError: it does not use the repo.
+        CommandError: it does not use the repo; or one serves `root` that does not answer here.
         DaemonError: the one that was named does not answer.
     """
     path, status = _daemon_of(root, socket)
@@ -69,7 +70,7 @@ def find(root: Path, repo_id: str, socket: str | None) -> Serving | None:
 
 
 def written(root: Path, socket: str | None) -> list[Serving]:
-    """The remotes that the daemon which serves `root` writes; none if none does. Raises DaemonError as `find`."""
+    """The remotes that the daemon which serves `root` writes; none if none does. Raises what `find` raises."""
     path, status = _daemon_of(root, socket)
     return [remote for remote in _remotes(path, status or {}) if remote.mode == _WRITTEN]
 
@@ -92,26 +93,39 @@ def _daemon_of(root: Path, socket: str | None) -> tuple[str, dict[str, Any] | No
     identity = greeting.identity_of(str(root))
     if identity == (None, None):
         return "", None
+    is_one_mute = False
     for path in socket_candidates(socket):
         try:
-            connection = connect([path], greeting.of_command(), WAITS, CONNECT_S)
-        except UnreachableError:
-            if socket is not None:
+            status = _status_at(path)
+        except DaemonError as error:
+            if socket is not None and isinstance(error, UnreachableError):
                 raise
+            is_one_mute |= error.reason != "no-daemon"
             continue
-        try:
-            status = status_of(connection)
-        except DaemonError:
-            continue
-        finally:
-            connection.close()
         if identity in map(_identity, objects(status.get("cache_dirs"))):
             return path, status
+    if is_one_mute and is_served(root, if_hidden=True):
+        raise mute(root, socket)
     return "", None
 
 
 def _identity(cache_dir: dict[str, Any]) -> tuple[Any, Any]:
     return cache_dir.get("device"), cache_dir.get("inode")
+
+
+def mute(root: Path, socket: str | None) -> CommandError:
+    """What there is to say where `root` is served by a daemon that this command cannot talk to."""
+    tried = " or ".join(socket_candidates(socket))
+    message = f"another neffd serves {root}, and does not answer at {tried}"
+    return CommandError(message, "--socket PATH, or systemctl status neffd", exitcodes.UNREACHABLE)
+
+
+def _status_at(path: str) -> dict[str, Any]:
+    connection = connect([path], greeting.of_command(), WAITS, CONNECT_S)
+    try:
+        return status_of(connection)
+    finally:
+        connection.close()
 
 
 def _remotes(socket: str, status: dict[str, Any]) -> list[Serving]:

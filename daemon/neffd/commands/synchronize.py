@@ -84,7 +84,7 @@ def _daemon(args: argparse.Namespace, root: Path, repo_id: str) -> Iterator[tupl
     remote = {"name": name, "url": f"hf://{repo_id}", "endpoint": endpoint(), "mode": mode}
     if not args.pull:
         remote["allow_public"] = args.allow_public
-    with owndaemon.running(root, remote) as socket:
+    with owndaemon.running(root, remote, args.socket) as socket:
         yield socket, name, "own"
 
 

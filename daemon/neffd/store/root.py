@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import stat
@@ -20,6 +21,10 @@ from neffd.store import fsops, sharing
 PART_SUFFIX = ".part"
 # huggingface_hub never uploads what is below this name, so optimum-neuron's `synchronize` leaves our files alone.
 _INSIDE = Path(".cache/huggingface/neffd")
+# In the staging folder: held for the life of the daemon that has it.
+STAGING_LOCK = "neffd.lock"
+# How a second daemon's refusal begins; the path follows.
+SERVED = "another neffd serves the cache directory"
 # What is wrong with a disk, not with rights: it passes, and nobody has to start us again then.
 _DISK = (errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 # What SQLite can hold: up to the year 2262, while a file may carry any.
@@ -194,7 +199,7 @@ class CacheRoot:
     def _open_staging(self, identity: os.stat_result) -> tuple[Path, OSError | None]:
         """Where the staging folder is, and why it cannot be written or made, if that is the disk's fault."""
         closed: OSError | None = None
-        places = (self.path.parent / f"{self.path.name}.neffd", self.path / _INSIDE)
+        places = staging_places(self.path)
         for place in places:
             try:
                 place.parent.mkdir(parents=True, exist_ok=True)
@@ -224,6 +229,31 @@ class CacheRoot:
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             return
         yield from names
+
+
+def staging_places(root: Path) -> tuple[Path, Path]:
+    """Where the staging folder of a cache directory can be: the first that is possible is taken."""
+    return root.parent / f"{root.name}.neffd", root / _INSIDE
+
+
+def is_served(root: Path, *, if_hidden: bool) -> bool:
+    """Whether some daemon has locked the staging folder; `if_hidden`: the answer where that is another user's."""
+    for staging in staging_places(root):
+        try:
+            lock = os.open(staging / STAGING_LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except PermissionError:
+            if if_hidden:
+                return True
+            continue
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(lock)
+    return False
 
 
 def disk_hint(error: OSError, path: Path) -> str:

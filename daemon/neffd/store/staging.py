@@ -11,7 +11,7 @@ from typing import Any
 from neffd.errors import NeffdError
 from neffd.serve.status import Problems
 from neffd.store import fsops
-from neffd.store.root import CacheRoot, disk_hint
+from neffd.store.root import SERVED, STAGING_LOCK, CacheRoot, disk_hint
 
 _LOOK_EVERY_S = 2.0
 _DISK = "disk"
@@ -27,10 +27,8 @@ def own_staging(root: CacheRoot) -> int | None:
 
 
 def _lock(root: CacheRoot) -> int:
-    fd = os.open(root.staging / "neffd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    return fsops.hold_for_life(
-        fd, f"another neffd serves the cache directory {root.path}", "stop it, or give this one other cache_dirs"
-    )
+    fd = os.open(root.staging / STAGING_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    return fsops.hold_for_life(fd, f"{SERVED} {root.path}", "stop it, or give this one other cache_dirs")
 
 
 def clean_staging(root: CacheRoot, pinned: Collection[Path]) -> None:
