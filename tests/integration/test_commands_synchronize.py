@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -255,6 +256,26 @@ def test_a_daemon_that_may_not_be_asked_is_not_taken_for_none(alice: Person, mak
         done = alice.neff("synchronize")
         assert (done.returncode, done.stdout) == (exitcodes.UNREACHABLE, ""), done.stderr
         assert f"another neffd serves {cache}, and does not answer at {host.socket}" in done.stderr
+
+
+def test_why_the_own_daemon_does_not_start(alice: Person) -> None:
+    cache = alice.environ["NEURON_COMPILE_CACHE_URL"]
+    state = Path(alice.home / ".local/state/neffd/synchronize", hashlib.sha256(cache.encode()).hexdigest()[:16])
+    (state / "neffd.db").mkdir(parents=True)
+    done = alice.neff("synchronize")
+    assert done.returncode == exitcodes.FAILED
+    problem, mend = done.stderr.splitlines()
+    assert problem.startswith(f"neff: neffd did not start: {state}/neffd.db cannot be opened: ")
+    assert mend.startswith("  mend it: see that it can be written")
+    assert mend.endswith(f"; see {state}/log")
+
+
+def test_a_temporary_folder_that_is_too_deep_for_a_socket(alice: Person, tmp_path: Path) -> None:
+    deep = tmp_path / ("scratch" * 12)
+    deep.mkdir()
+    done = alice.neff("synchronize", TMPDIR=str(deep))
+    assert done.returncode == exitcodes.OK, done.stderr
+    assert list(deep.iterdir()) == []
 
 
 def test_a_terminal_has_bars(alice: Person) -> None:

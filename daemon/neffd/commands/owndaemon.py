@@ -22,6 +22,7 @@ from neff.commands.session import CONNECT_S, WAITS
 from neff.connection import connect
 from neff.errors import DaemonError
 from neff.greeting import of_command
+from neff.protocol import MAX_SOCKET_PATH_BYTES
 from neffd.commands.errors import CommandError
 from neffd.commands.serving import mute
 from neffd.store import fsops
@@ -34,6 +35,9 @@ _OTHERS_END_S = 5.0
 _AGAIN_S = 1.0
 _LOOK_S = 0.05
 _PR_SET_PDEATHSIG = 1
+_SOCKET = "neffd.sock"
+# How the last words of a daemon begin that cannot start, and the line of advice among them.
+_SPOKEN, _HINT = "neffd: ", "hint: "
 _ALREADY_RUNNING = "[already-running]"
 
 
@@ -60,8 +64,8 @@ def running(
     state = _state_dir(root)
     _check_others(root, state, named_socket)
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _ended_by_signals(), tempfile.TemporaryDirectory(prefix="neff-") as folder:
-        socket = Path(folder) / "neffd.sock"
+    with _ended_by_signals(), _folder() as folder:
+        socket = Path(folder) / _SOCKET
         config = Path(folder) / "neffd.yaml"
         settings = _config(root, remote, state, socket) | {"locks": {"wait": for_trainers}}
         config.write_text(json.dumps(settings))  # JSON is YAML
@@ -70,6 +74,15 @@ def running(
             yield str(socket)
         finally:
             _stop(process)
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """For the socket: where TMPDIR is too deep for one, as of jobs on many clusters, /tmp."""
+    folder = tempfile.TemporaryDirectory(prefix="neff-")
+    if len(os.fsencode(f"{folder.name}/{_SOCKET}")) <= MAX_SOCKET_PATH_BYTES:
+        return folder
+    folder.cleanup()
+    return tempfile.TemporaryDirectory(prefix="neff-", dir="/tmp")
 
 
 @contextlib.contextmanager
@@ -134,7 +147,8 @@ class _Others:
             text = f"another `neff synchronize` or `neff add` for {self._root} has not ended"
             self._met = CommandError(text, "wait for its end, or end it", exitcodes.PENDING)
         elif self._met is None or waited_s < _START_S:
-            raise CommandError(f"neffd did not start: {said[-1] if said else 'it said nothing'}", f"see {log}")
+            problem, hint = _complaint(said)
+            raise CommandError(f"neffd did not start: {problem}", "; ".join([*hint, f"see {log}"]))
         if waited_s > (_OTHERS_END_S if is_another else _START_S):
             raise self._met
 
@@ -181,6 +195,16 @@ def _is_ready(process: subprocess.Popen[bytes], socket: Path, deadline: float) -
 
 def _lines(log: Path) -> list[str]:
     return log.read_text(errors="replace").splitlines()
+
+
+def _complaint(said: list[str]) -> tuple[str, list[str]]:
+    """The problem with which a daemon ended, and its hint if it had one; else the last line of its log."""
+    if not said:
+        return "it said nothing", []
+    starts = [number for number, line in enumerate(said) if line.startswith(_SPOKEN)]
+    lines = [line.strip() for line in said[starts[-1] if starts else -1 :]]
+    hints = [line.removeprefix(_HINT) for line in lines if line.startswith(_HINT)]
+    return " ".join(line for line in lines if not line.startswith(_HINT)).removeprefix(_SPOKEN), hints
 
 
 def _answers(socket: Path) -> bool:
