@@ -270,6 +270,34 @@ def test_why_the_own_daemon_does_not_start(alice: Person) -> None:
     assert mend.endswith(f"; see {state}/log")
 
 
+def test_a_home_that_cannot_be_written(alice: Person, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for command in (("synchronize",), ("add", "--", "true")):
+        done = alice.neff(*command, HOME=str(file))
+        assert (done.returncode, done.stdout) == (exitcodes.FAILED, "")
+        assert done.stderr.startswith(f"neff: no place for the journal: {file}/.local")
+        assert "mend it: XDG_STATE_HOME=DIR" in done.stderr
+    done = alice.neff("set", REPO, HF_HOME=str(file / "hf"))
+    assert (done.returncode, "mend it: HF_HOME=DIR" in done.stderr) == (exitcodes.FAILED, True)
+
+
+@needs_root
+def test_a_user_without_a_home(alice: Person, hub: HubProcess, tmp_path: Path) -> None:
+    """In no passwd file either, as in many containers; no login can be looked for then."""
+    hub.seed_files("alice/public", {})
+    alice.prefix = ("setpriv", "--reuid=54321", "--clear-groups", *("--inh-caps", "+dac_override"))
+    alice.prefix += ("--ambient-caps", "+dac_override")  # pytest's folders are root's alone
+    token = {"HF_TOKEN": alice.environ["HF_TOKEN"]}
+    for name in ("HOME", "HF_HOME", "HF_TOKEN"):
+        del alice.environ[name]
+    for command, mend in ((("synchronize", "--pull"), "XDG_STATE_HOME=DIR"), (("set", "alice/public"), "HF_HOME=DIR")):
+        done = alice.neff(*command, **(token if command[0] == "synchronize" else {}))
+        assert (done.returncode, done.stdout) == (exitcodes.FAILED, "")
+        assert done.stderr.splitlines()[0].endswith(": this user has no home directory"), done.stderr
+        assert f"mend it: {mend}" in done.stderr
+
+
 def test_a_temporary_folder_that_is_too_deep_for_a_socket(alice: Person, tmp_path: Path) -> None:
     deep = tmp_path / ("scratch" * 12)
     deep.mkdir()

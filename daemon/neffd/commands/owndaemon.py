@@ -36,6 +36,7 @@ _AGAIN_S = 1.0
 _LOOK_S = 0.05
 _PR_SET_PDEATHSIG = 1
 _SOCKET = "neffd.sock"
+_LOG = "log"
 # How the last words of a daemon begin that cannot start, and the line of advice among them.
 _SPOKEN, _HINT = "neffd: ", "hint: "
 _ALREADY_RUNNING = "[already-running]"
@@ -61,15 +62,14 @@ def running(
     Raises:
         CommandError: it does not start, another serves the directory, or entries of another wait beside it.
     """
-    state = _state_dir(root)
+    state = _made_state_dir(root)
     _check_others(root, state, named_socket)
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _ended_by_signals(), _folder() as folder:
         socket = Path(folder) / _SOCKET
         config = Path(folder) / "neffd.yaml"
         settings = _config(root, remote, state, socket) | {"locks": {"wait": for_trainers}}
         config.write_text(json.dumps(settings))  # JSON is YAML
-        process = _start(config, socket, state / "log", _Others(root, named_socket))
+        process = _start(config, socket, state / _LOG, _Others(root, named_socket))
         try:
             yield str(socket)
         finally:
@@ -165,9 +165,19 @@ def _config(root: Path, remote: dict[str, Any], state: Path, socket: Path) -> di
     }
 
 
-def _state_dir(root: Path) -> Path:
-    home = os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser()
-    return Path(home) / "neffd" / "synchronize" / hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
+def _made_state_dir(root: Path) -> Path:
+    """The folder of the journal, which can be written; raises CommandError."""
+    mend = "XDG_STATE_HOME=DIR   (a directory of yours that can be written)"
+    try:
+        home = Path(os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser())
+        state = home / "neffd" / "synchronize" / hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (state / _LOG).touch()
+    except RuntimeError:  # how Python says it
+        raise CommandError("no place for the journal: this user has no home directory", mend) from None
+    except OSError as error:
+        raise CommandError(f"no place for the journal: {error.filename}: {error.strerror}", mend) from None
+    return state
 
 
 def _check_others(root: Path, state: Path, named_socket: str | None) -> None:

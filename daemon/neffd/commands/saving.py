@@ -66,10 +66,13 @@ def save(repo_id: str, socket: str | None) -> Outcome:
         CommandError: the file cannot be written.
     """
     path = Path(saved_repo_path(os.environ))
+    mend = "HF_HOME=DIR   (a directory of yours that can be written; for every command that is to know it)"
+    if path.parts[0].startswith("~"):  # which nobody could tell the meaning of
+        raise CommandError("no place for the name of the repo: this user has no home directory", mend)
     try:
         _write(path, repo_id)
     except OSError as error:
-        raise CommandError(f"{path} could not be written: {error.strerror}") from error
+        raise CommandError(f"{path} could not be written: {error.strerror}", mend) from error
     given = os.environ.get("CUSTOM_CACHE_REPO", "").strip()
     overruled_by = given if given and given != repo_id else None
     asked = [_ask(path, repo_id) for path in socket_candidates(socket)]

@@ -54,7 +54,7 @@ class TokenSource:
         given = self._environ.get("HF_TOKEN") or self._environ.get("HUGGING_FACE_HUB_TOKEN")
         if given:
             return _clean(given)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RuntimeError):  # the latter of a user without a home directory
             return _clean(self._read(self._login_file()))
         return None
 
