@@ -27,6 +27,11 @@ _EXIT_CODES = {
     127: "`neff run`: the command was not found",
     130: "interrupted (Ctrl-C)",
 }
+_COMMANDS_OWN = """
+`neff run` ends with the exit code of its command, and so does `neff add` where its command fails (128 and the signal's
+number if one ended it), whatever that number means above. `command_exit_code` of `--json` tells whose it is: where
+that is 0, `neff add` ends with a code of its own.
+"""
 _INTRODUCTION = """\
 # Commands
 Made from the parser by `python -m tests.commands_page`; do not edit.
@@ -52,7 +57,8 @@ else, to look up, `aws-neuron/optimum-neuron-cache`.
 
 def render() -> str:
     """The whole page."""
-    return "\n".join([_INTRODUCTION + "\n".join(_table(["code", "meaning"], _EXIT_CODES.items())), *_commands(), ""])
+    codes = "\n".join(_table(["code", "meaning"], _EXIT_CODES.items()))
+    return "\n".join([f"{_INTRODUCTION}{codes}\n{_COMMANDS_OWN.rstrip()}", *_commands(), ""])
 
 
 def _commands() -> Iterator[str]:

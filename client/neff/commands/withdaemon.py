@@ -28,7 +28,7 @@ def add_arguments(name: str, parser: argparse.ArgumentParser) -> None:
     except ModuleNotFoundError as error:
         sys.exit(_missing(name, error))
     command.add_arguments(parser)
-    parser.epilog = f"Example: {command.EXAMPLE}. {parser.epilog}"
+    parser.epilog = f"Example: {command.EXAMPLE}. {parser.epilog}{getattr(command, 'EXIT_CODES', '')}"
 
 
 def run(args: argparse.Namespace) -> int:

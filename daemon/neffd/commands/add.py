@@ -19,7 +19,7 @@ EXAMPLE = "neff add --model org/model -- torchrun --nproc_per_node 32 train.py"
 JSON = {
     "model": "as it was given, or null",
     "argv": "the command that was run",
-    "command_exit_code": "of the command",
+    "command_exit_code": "of the command; where it is not 0, `neff add` ends with it, else with a code of its own",
     "through": "`daemon` if one serves the directory, else `own`",
     "cache_dir": "the cache directory",
     "remotes": "name and url of those that should have the modules",
@@ -27,6 +27,8 @@ JSON = {
     "lacking": "name, remote, reason of what is not there; null where a signal ended the command: then nobody looked",
     "registry": "number of optimum-neuron's registry files that were sent, or null where that was not possible",
 }
+EXIT_CODES = "; where the command fails, the command's own, 128 and the signal's number if one ended it: "
+EXIT_CODES += "command_exit_code of --json tells whose it is"
 USAGE = (
     "neff add -m MODEL --task TASK --train_batch_size N [--eval_batch_size N] [--sequence_length N] "
     "[--encoder_sequence_length N --decoder_sequence_length N] [--gradient_accumulation_steps N] --precision {fp,bf16} "

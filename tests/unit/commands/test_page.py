@@ -41,3 +41,8 @@ def test_every_command_has_an_example_and_both_spellings(name: str) -> None:
             assert spelling.replace("_", "-") in [other.replace("_", "-") for other in action.option_strings]
             if "_" in spelling:
                 assert spelling[:2] + spelling[2:].replace("_", "-") in action.option_strings
+
+
+def test_whose_exit_code_add_ends_with_is_said() -> None:
+    for text in (PARSERS["add"].format_help(), commands_page.PAGE.read_text()):
+        assert "command_exit_code of --json tells whose it is" in " ".join(text.replace("`", "").split()), text
