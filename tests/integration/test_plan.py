@@ -53,7 +53,11 @@ def test_what_is_foretold_comes_true(make_daemon: MakeDaemon, model: Path, share
     assert first.ask("flush", timeout_s=20)[-1]["pending"] == 0
     eventually(lambda: list(shared.rglob("RUN_*.json")), "the manifest is there")
 
-    assert plan(first, *which)[0] == exitcodes.OK
+    code, told = plan(first, *which)
+    assert (code, told["unsaid"]) == (exitcodes.OK, [])
+    code, told = plan(first, "--model", str(model))
+    assert (code, told["sure"], told["differs"]) == (exitcodes.OK, "same-model", [])
+    assert told["unsaid"] == ["shapes.batch_size", "dtype"]
     run(first, *_JOB, options=which)
     assert compiles(first) == _GRAPHS
 

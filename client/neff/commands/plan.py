@@ -22,7 +22,8 @@ JSON = {
     "run": "key, ingredients (what the key is the digest of), private",
     "plan": "state (warm, fetchable, will-compile or unknown), modules, local, remote, missing (how many), "
     "remote_bytes, fetch_s, compile_s (null where nobody knows), sure (same-key, same-model or none), differs "
-    "(ingredients in which the nearest recorded run differs), from (where it is known from), away (remotes that could "
+    "(ingredients in which the nearest recorded run differs), unsaid (ingredients that it has and the question does "
+    "not: the answer holds for its values of them), from (where it is known from), away (remotes that could "
     "not be asked), names (of the modules, "
     "the first 1,000)",
 }
@@ -97,6 +98,8 @@ def described(plan: Message) -> Iterator[str]:
         yield "  sure: runs with this very key used these modules"
     elif plan.get("sure") == "same-model":
         yield f"  not sure: the nearest recorded run of the model differs in {', '.join(differs) or 'nothing told'}"
+    if left_open := strings(plan.get("unsaid")):
+        yield f"  not said here: {', '.join(name.rpartition('.')[2] for name in left_open)}"
     yield from unasked(plan)
     if sources:
         more = f" and {len(sources) - _MANY} more" if len(sources) > _MANY else ""
@@ -128,7 +131,8 @@ def _plan(connection: Connection, asked: Message) -> Message:
 def _sentence(plan: Message) -> str:
     modules, remote, missing = (int(number(plan.get(name)) or 0) for name in ("modules", "remote", "missing"))
     if plan["state"] == "warm":
-        return f"warm: all {_graphs(modules)} are in the cache directory"
+        all_of_them = "the one graph is" if modules == 1 else f"all {_graphs(modules)} are"
+        return f"warm: {all_of_them} in the cache directory"
     if plan["state"] == "fetchable":
         size_bytes = number(plan.get("remote_bytes"))
         size = "" if size_bytes is None else f", {megabytes(size_bytes)}"

@@ -33,6 +33,7 @@ class Expected:
         modules: in order of first use.
         sure: SAME_KEY where a run of the same key tells, SAME_MODEL where one of the same model does.
         differs: in what the runs of the same model differ from this one.
+        unsaid: what may mean other graphs, and is known of these runs and not of this one.
         sources: where it is known from.
         away: remotes that could not be asked to the end: there may be more.
     """
@@ -40,6 +41,7 @@ class Expected:
     modules: Mapping[ModuleName, UsedModule] = field(default_factory=dict)
     sure: str = NONE
     differs: tuple[str, ...] = ()
+    unsaid: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     away: tuple[str, ...] = ()
 
@@ -60,6 +62,14 @@ def differences(asked: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[st
     return tuple(sorted(name for name, value in ours.items() if name != "version" and others.get(name) != value))
 
 
+def unsaid(asked: Mapping[str, Any], theirs: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The ingredients, by dotted name, that some of `theirs` state and `asked` does not, of those that make graphs."""
+    ours = dict(_flat(asked))
+    names = {name for other in theirs for name, _ in _flat(other) if name not in ours}
+    open_ones = [name for name in names if name.startswith(_DECISIVE) and name != "model.id"]  # a name makes no graphs
+    return tuple(sorted(open_ones, key=_by_weight))
+
+
 def expect(same_key: Sequence[Known], others: Sequence[Known], ingredients: Mapping[str, Any]) -> Expected:
     """Put together what is known.
 
@@ -69,7 +79,7 @@ def expect(same_key: Sequence[Known], others: Sequence[Known], ingredients: Mapp
         ingredients: of the run that is asked about.
     """
     if same_key:
-        return Expected(_union(same_key), SAME_KEY, (), _sources(same_key))
+        return Expected(_union(same_key), SAME_KEY, sources=_sources(same_key))
     ranked = sorted(
         ((differences(ingredients, other.ingredients), (source, other)) for source, other in others), key=_rank
     )
@@ -77,7 +87,8 @@ def expect(same_key: Sequence[Known], others: Sequence[Known], ingredients: Mapp
         return Expected()
     differs = ranked[0][0]
     nearest = [known for names, known in ranked if names == differs]
-    return Expected(_union(nearest), SAME_MODEL, differs, _sources(nearest))
+    left_open = unsaid(ingredients, [manifest.ingredients for _, manifest in nearest])
+    return Expected(_union(nearest), SAME_MODEL, differs, left_open, _sources(nearest))
 
 
 def plan(
@@ -112,6 +123,7 @@ def plan(
         "compile_s": compile_s,
         "sure": expected.sure,
         "differs": list(expected.differs),
+        "unsaid": list(expected.unsaid),
         "from": list(expected.sources),
         "away": list(expected.away),
         "names": [str(name) for name in expected.modules][:_SHOWN_NAMES],
@@ -164,6 +176,10 @@ def _union(known: Iterable[Known]) -> dict[ModuleName, UsedModule]:
 def _rank(pair: tuple[tuple[str, ...], Known]) -> tuple[int, int]:
     decisive = sum(name.startswith(_DECISIVE) for name in pair[0])
     return decisive, len(pair[0])
+
+
+def _by_weight(name: str) -> tuple[int, str]:
+    return next(place for place, start in enumerate(_DECISIVE) if name.startswith(start)), name
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -58,6 +58,12 @@ def _neff(
     ("changes", "code", "said"),
     [
         ({"state": "warm", "remote": 0}, 0, ["warm: all 6 graphs are in the cache directory"]),
+        ({"state": "warm", "modules": 1}, 0, ["warm: the one graph is in the cache directory"]),
+        (
+            {"state": "warm", "sure": "same-model", "unsaid": ["shapes.batch_size", "dtype", 7]},
+            0,
+            ["differs in nothing told\n  not said here: batch_size, dtype\n"],
+        ),
         (
             {},
             2,
