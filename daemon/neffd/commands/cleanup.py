@@ -97,11 +97,12 @@ def run(args: argparse.Namespace) -> int:
 
     root = localcache.root_of(args.cache_dir)
     cleaner = _Cleaner(args.dry_run)
+    versions = localcache.namespaces(root)  # of a directory that is closed to us there is nothing else to say
     in_use = inuse.look(root, args.socket)
     if args.wipe:
         _refuse_if_used(in_use)
-    old = set(localcache.namespaces(root)) if args.wipe else _old_versions(args, root)
-    for namespace in localcache.namespaces(root):
+    old = set(versions) if args.wipe else _old_versions(args, root)
+    for namespace in versions:
         _clean_version(cleaner, in_use, root / namespace, is_old=namespace in old, everything=args.all)
     _print(args, root, cleaner)
     return exitcodes.FAILED if cleaner.left else exitcodes.OK

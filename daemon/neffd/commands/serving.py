@@ -115,9 +115,9 @@ def _identity(cache_dir: dict[str, Any]) -> tuple[Any, Any]:
 
 def mute(root: Path, socket: str | None) -> CommandError:
     """What there is to say where `root` is served by a daemon that this command cannot talk to."""
-    tried = " or ".join(socket_candidates(socket))
-    message = f"another neffd serves {root}, and does not answer at {tried}"
-    return CommandError(message, "--socket PATH, or systemctl status neffd", exitcodes.UNREACHABLE)
+    tried = " or ".join(map(safe_text, socket_candidates(socket)))
+    mend = f"--socket PATH, or systemctl status neffd   (tried {tried})"
+    return CommandError(f"another neffd serves {root}, and does not answer", mend, exitcodes.UNREACHABLE)
 
 
 def _status_at(path: str) -> dict[str, Any]:
