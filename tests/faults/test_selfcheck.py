@@ -44,7 +44,10 @@ def test_a_scan_that_hangs_is_reported_for_its_directory_until_it_goes_on(tmp_pa
         assert host.stop() == 0
 
 
-@pytest.mark.parametrize("what", ["odd-jobs", "lookup"])
+_NEEDS_COMPILER = pytest.mark.skipif(preload.compiler() is None, reason="no C compiler here")
+
+
+@pytest.mark.parametrize("what", ["odd-jobs", pytest.param("lookup", marks=_NEEDS_COMPILER)])
 def test_what_hangs_at_the_end_does_not_put_it_off(tmp_path: Path, what: str) -> None:
     """The event loop waits for such threads when it is closed."""
     environ = {"HANG": what, "DEAD_LOOKUP_S": "60"}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -7,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -515,6 +516,23 @@ def _in_child(check: Callable[[], bool]) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
+@contextlib.contextmanager
+def _living_child() -> Iterator[None]:
+    """A forked child that does nothing, for as long as this lasts."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(writing)
+        os.read(reading, 1)
+        os._exit(0)
+    try:
+        yield
+    finally:
+        os.close(writing)
+        os.close(reading)
+        os.waitpid(pid, 0)
+
+
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 class TestFork:
     """The scripted daemon is a thread here, so these are forks of a process with threads, as trainers are."""
@@ -548,17 +566,9 @@ class TestFork:
         with ScriptedDaemon(socket_path, script) as daemon:
             asker = Asker(daemon.path)
             asker.is_ready(ROOT, _name(), holding=False)
-            reading, writing = os.pipe()
-            pid = os.fork()
-            if pid == 0:
-                os.close(writing)
-                os.read(reading, 1)
-                os._exit(0)
-            asker.close()
-            assert ended.wait(5)
-            os.close(writing)
-            os.close(reading)
-            os.waitpid(pid, 0)
+            with _living_child():
+                asker.close()
+                assert ended.wait(5)
 
     def test_nor_one_whose_greeting_was_under_way(self, socket_path: Path) -> None:
         greeting, ended = threading.Event(), threading.Event()
@@ -575,17 +585,9 @@ class TestFork:
             asking = threading.Thread(target=asker.is_ready, args=(ROOT, _name()), kwargs={"holding": False})
             asking.start()
             assert greeting.wait(5)
-            reading, writing = os.pipe()
-            pid = os.fork()
-            if pid == 0:
-                os.close(writing)
-                os.read(reading, 1)
-                os._exit(0)
-            asking.join()
-            assert ended.wait(5)
-            os.close(writing)
-            os.close(reading)
-            os.waitpid(pid, 0)
+            with _living_child():
+                asking.join()
+                assert ended.wait(5)
 
     def test_locks_held_at_the_fork_do_not_matter_to_the_child(self, socket_path: Path) -> None:
         with ScriptedDaemon(socket_path, answering(_ready, [])) as daemon:
