@@ -20,13 +20,15 @@ class Wake:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        self._is_wanted = False
 
     def set(self) -> None:
         """There is something to do."""
+        self._is_wanted = True
         self._event.set()
 
-    async def wait(self, at_most_s: float | None = None) -> None:
-        """Until there is something to do, or for `at_most_s`; what was set before counts, once."""
+    async def wait(self, at_most_s: float | None = None) -> bool:
+        """Until there is something to do, or for `at_most_s`; which of the two. What was set before counts, once."""
         timer = None
         if at_most_s is not None:
             timer = asyncio.get_running_loop().call_later(max(0.0, at_most_s), self._event.set)
@@ -36,6 +38,8 @@ class Wake:
             if timer is not None:
                 timer.cancel()
         self._event.clear()
+        is_wanted, self._is_wanted = self._is_wanted, False
+        return is_wanted
 
 
 class Tasks:

@@ -75,13 +75,13 @@ async def test_a_sleeper_wakes_when_there_is_something_to_do_and_when_its_time_i
     wake = Wake()
     wake.set()
     wake.set()
-    await wake.wait()  # once for both
+    assert await wake.wait()  # once for both
     sleeper = Tasks().start(wake.wait(), name="sleeper", watched=True)
     await asyncio.sleep(0)
     assert not sleeper.done()
     wake.set()
     await sleeper
-    await wake.wait(at_most_s=0.0)
+    assert not await wake.wait(at_most_s=0.0)
     assert not asyncio.all_tasks() - {asyncio.current_task()}
 
 

@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _LOOK_EVERY_S = 5.0
-# With nothing that may go, asking more often would mend nothing.
-_BLOCKED_S = 30.0
+# With nothing that may go, choosing again at each look would mend nothing.
+_LOOKS_WHILE_BLOCKED = 6
 _STRIDE = 128
 # From its mark's removal to its files': time for whoever saw the mark to open the NEFF.
 GRACE_S = 2.0
@@ -150,7 +150,16 @@ class Space:
                 if str(error) != self._said:
                     log.warning("making room in %s: %s", self._root.path, error)
                 self._said = str(error)
-            await self._wake.wait(_BLOCKED_S if self._reason else _LOOK_EVERY_S)
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Until something may be there to remove, or what was in the way has gone otherwise."""
+        for _ in range(_LOOKS_WHILE_BLOCKED if self._reason else 1):
+            if await self._wake.wait(_LOOK_EVERY_S):
+                return
+            with contextlib.suppress(OSError):
+                if self._reason and not await self._goal():
+                    return
 
     def saw(self, name: ModuleName, looks: Inspection) -> bool:
         """Note how an entry looks now; false for one that only looks so because it is being removed."""
@@ -219,8 +228,7 @@ class Space:
     async def _stride(self) -> bool:
         """Remove some of what has to go; whether there is more, and it may go."""
         async with self._one_at_a_time:
-            free_bytes = await self._in_worker(self._measure)
-            goal = self._limits.goal(self._census.size_bytes, len(self._census), free_bytes - self._reserved_bytes)
+            goal = await self._goal()
             selection = await self._remove(goal) if goal else None
             if selection is None or selection.reaches_goal:
                 self._is_well()
@@ -228,6 +236,10 @@ class Space:
                 self._is_blocked(selection)
             self._show()
             return selection is not None and len(selection.remove) == _STRIDE
+
+    async def _goal(self) -> Goal:
+        free_bytes = await self._in_worker(self._measure)
+        return self._limits.goal(self._census.size_bytes, len(self._census), free_bytes - self._reserved_bytes)
 
     async def _remove(self, goal: Goal) -> Selection:
         """Remove what the decision names.

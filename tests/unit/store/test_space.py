@@ -368,6 +368,20 @@ async def test_a_disk_that_others_fill(tmp_path: Path, monkeypatch: pytest.Monke
             await until(lambda: made.problems == {}, "over")
 
 
+async def test_a_disk_that_others_emptied_is_said_well_at_the_next_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(space_module, "_LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(space_module, "_LOOKS_WHILE_BLOCKED", 10**9)  # long before it is chosen again
+    async with room(tmp_path, limits=Limits(min_free_bytes=_SIZE)) as made:
+        disk = Disk(monkeypatch, made.root, _SIZE * 10)
+        disk.others_bytes = _SIZE * 10
+        async with made.running():
+            await until(lambda: "disk-nearly-full" in made.problems, "said")
+            disk.others_bytes = 0
+            await until(lambda: made.problems == {}, "over")
+
+
 async def test_a_disk_that_has_room_again_beside_another_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with room(tmp_path, limits=Limits(max_bytes=_SIZE, min_free_bytes=_SIZE)) as made:
         disk = Disk(monkeypatch, made.root, _SIZE * 10)
