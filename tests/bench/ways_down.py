@@ -39,6 +39,13 @@ _CASES: dict[str, list[int]] = {
     "1 x 200 MB": [200_000_000],
 }
 
+
+class _Rank:
+    """Somebody waits for it."""
+
+    is_urgent = True
+
+
 Bring = Callable[[str, IncomingFile], Awaitable[object]]
 
 
@@ -59,7 +66,7 @@ async def _compare(hub: HubProcess, folder: Path) -> list[Figure]:
     worker = HubWorker(folder / "home", hub.endpoint)
     tasks = Tasks()
     revision = await client.head()
-    xet = XetDownloads(client.xet_access, worker, tasks)
+    xet = XetDownloads(client.xet_access, worker, worker, tasks)
     gate = asyncio.Semaphore(_IN_FLIGHT)
 
     async def by_get(path: str, incoming: IncomingFile) -> None:
@@ -71,7 +78,7 @@ async def _compare(hub: HubProcess, folder: Path) -> list[Figure]:
         await asyncio.to_thread(incoming.finish, *pieces)
 
     async def by_xet(_: str, incoming: IncomingFile) -> None:
-        await xet.get(revision, incoming, _ignore)
+        await xet.get(revision, incoming, _ignore, _Rank())
         await asyncio.to_thread(incoming.finish)
 
     figures: list[Figure] = []

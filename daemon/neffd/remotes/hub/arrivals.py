@@ -48,7 +48,7 @@ class Way(Protocol):
     """How the content of one file is brought."""
 
     async def __call__(
-        self, revision: str, path: str, sink: Sink, progress: Callable[[int], None]
+        self, revision: str, path: str, sink: Sink, progress: Callable[[int], None], asker: Asker
     ) -> tuple[IncomingFile, list[bytes]]:
         """The file, and its last pieces, which are still to be written; `sink` waits until it may be written to."""
 
@@ -200,7 +200,7 @@ class _Arrival:
     async def _transfer(self, file: str, asker: Asker) -> tuple[IncomingFile, list[bytes]]:
         async with self._all.files.hold(asker):
             return await self._all.way(
-                self._revision, f"{self._name}/{file}", partial(self._sink, file), partial(self._moved, file)
+                self._revision, f"{self._name}/{file}", partial(self._sink, file), partial(self._moved, file), asker
             )
 
     async def _arrived(self, file: RemoteFile, incoming: IncomingFile, pieces: list[bytes]) -> Finish | FileDigest:

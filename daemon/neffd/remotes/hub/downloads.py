@@ -16,6 +16,7 @@ from neffd.remotes.hub.transfer import Sink, Transfer
 from neffd.remotes.hub.ways import Way, Ways
 from neffd.remotes.hub.workers import HubWorker
 from neffd.remotes.hub.xet_download import XetDownloads
+from neffd.slots import Asker
 from neffd.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class Downloads:
     Args:
         client: of the repo.
         quotas: what `client` is told of them.
-        worker: where hf_xet runs.
+        for_ranks, ahead: where hf_xet runs, see XetDownloads.
         in_thread: runs a blocking call on a worker thread.
         clock: monotonic seconds.
     """
@@ -39,7 +40,8 @@ class Downloads:
         self,
         client: HubClient,
         quotas: Quotas,
-        worker: HubWorker,
+        for_ranks: HubWorker,
+        ahead: HubWorker,
         tasks: Tasks,
         in_thread: Callable[..., Awaitable[Any]],
         clock: Callable[[], float],
@@ -48,12 +50,12 @@ class Downloads:
         self._in_thread = in_thread
         has_xet = os.environ.get("HF_HUB_DISABLE_XET", "").upper() not in _YES
         self._ways = Ways(quotas, clock, has_xet=has_xet)
-        self._xet = XetDownloads(client.xet_access, worker, tasks)
+        self._xet = XetDownloads(client.xet_access, for_ranks, ahead, tasks)
         self._waiting = 0
         self._was_scarce = False
 
     async def get(
-        self, revision: str, path: str, sink: Sink, progress: Callable[[int], None]
+        self, revision: str, path: str, sink: Sink, progress: Callable[[int], None], asker: Asker
     ) -> tuple[IncomingFile, list[bytes]]:
         """One file, and its last pieces, which are still to be written.
 
@@ -62,6 +64,7 @@ class Downloads:
         Args:
             sink: waits until the file may be written to.
             progress: called with each number of bytes that arrived.
+            asker: whoever wants it.
         """
         self._waiting += 1
         try:
@@ -70,7 +73,7 @@ class Downloads:
                 self._was_scarce = is_scarce
                 log.info("requests for files are %s", "scarce: large ones come by Xet" if is_scarce else "plenty again")
             if is_scarce:
-                brought = await self._by_xet(revision, await sink(), progress)
+                brought = await self._by_xet(revision, await sink(), progress, asker)
                 if brought is not None:
                     return brought
             return await Transfer(self._client, revision, path, sink, progress, self._in_thread).run()
@@ -82,13 +85,13 @@ class Downloads:
         return not self._ways.is_scarce(self._waiting + 1)
 
     async def _by_xet(
-        self, revision: str, incoming: IncomingFile, progress: Callable[[int], None]
+        self, revision: str, incoming: IncomingFile, progress: Callable[[int], None], asker: Asker
     ) -> tuple[IncomingFile, list[bytes]] | None:
         """None where it cannot come that way."""
         if self._ways.choose(incoming.expected, self._waiting) is not Way.XET:
             return None
         try:
-            await self._xet.get(revision, incoming, progress)
+            await self._xet.get(revision, incoming, progress, asker)
         except RemoteUnavailable as error:
             log.info("the chunk store did not bring %s: %s", incoming.expected.name, error)
             self._ways.failed()

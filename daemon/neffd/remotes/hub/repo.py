@@ -94,15 +94,20 @@ class HubRepoRemote:
         quotas = Quotas(clock)
         self._client = HubClient(endpoint, repo_id, tokens, connect_s=connect_s, read_s=read_s, tls=tls, quotas=quotas)
         self._worker = HubWorker(home, endpoint, stall_s=stall_s, idle_s=idle_s, is_patient=True)
-        # Another, since calls of one process wait for each other: a fetch must not wait for an upload.
-        self._downloader = HubWorker(home, endpoint, stall_s=min(stall_s, read_s), idle_s=idle_s)
+        # Others, since calls of one process wait for each other: a fetch must not wait for an upload, nor a rank for
+        # what is prefetched.
+        self._downloader, self._prefetcher = (
+            HubWorker(home, endpoint, stall_s=min(stall_s, read_s), idle_s=idle_s) for _ in range(2)
+        )
         self._fill = Fill(repo_id)
         self._commits = Commits(
             self._move_head, self._look_up, self._commit, CommitBudget(clock), self._fill, conflict_pause_s
         )
         self._tasks = Tasks()
         self._lookups = Lookups(self._look_up, self._tasks)
-        self._downloads = Downloads(self._client, quotas, self._downloader, self._tasks, self._in_thread, clock)
+        self._downloads = Downloads(
+            self._client, quotas, self._downloader, self._prefetcher, self._tasks, self._in_thread, clock
+        )
         statements = Statements(self._client, self._has_leisure, self._tasks)
         self._arrivals = Arrivals(
             self._describe, self._downloads.get, self._downloads.may_waste, self._tasks, self._in_thread, statements
@@ -194,7 +199,7 @@ class HubRepoRemote:
         await self._client.load()
 
     async def close(self) -> None:
-        await asyncio.gather(self._worker.close(), self._downloader.close())
+        await asyncio.gather(self._worker.close(), self._downloader.close(), self._prefetcher.close())
         await self._tasks.stop(_CLOSE_S)
         await self._client.close()
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -1,19 +1,22 @@
-"""Files from the Hub's chunk store, by hf_xet in the worker process: those asked for together as one batch."""
+"""Files from the Hub's chunk store, by hf_xet in worker processes: those asked for together as one batch."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from neffd.remotes.base import RemoteUnavailable
 from neffd.remotes.hub.client import XetAccess
 from neffd.remotes.hub.files import IncomingFile
 from neffd.remotes.hub.together import Together
 from neffd.remotes.hub.workers import HubCallFailed, HubWorker
+from neffd.slots import Asker
 from neffd.tasks import Tasks
 
-_FILES_PER_BATCH = 256
+# What is prefetched comes in smaller batches: a rank may come to wait for one of the next.
+_FILES_PER_BATCH, _FILES_AHEAD = 256, 32
 # A permission that ends sooner is asked for anew: it cannot be renewed in the middle of a batch.
 _SPARE_S = 300.0
 
@@ -25,6 +28,7 @@ class _Wanted:
     revision: str
     incoming: IncomingFile
     progress: Callable[[int], None]
+    asker: Asker
 
 
 class XetDownloads:
@@ -32,29 +36,32 @@ class XetDownloads:
 
     Args:
         ask_access: one token request: revision to a permission.
-        worker: where hf_xet runs; killed when nothing arrives for long.
+        for_ranks, ahead: where hf_xet runs, for what a rank waits for and for the rest: calls of one process wait for
+            each other. Killed when nothing arrives for long.
         unix_clock: seconds.
     """
 
     def __init__(
         self,
         ask_access: Callable[[str], Awaitable[XetAccess]],
-        worker: HubWorker,
+        for_ranks: HubWorker,
+        ahead: HubWorker,
         tasks: Tasks,
         unix_clock: Callable[[], float] = time.time,
     ) -> None:
         self._ask_access = ask_access
-        self._worker = worker
         self._unix_clock = unix_clock
-        self._batches = Together(self._bring, tasks, _FILES_PER_BATCH)
+        self._for_ranks = Together(partial(self._bring, for_ranks), tasks, _FILES_PER_BATCH)
+        self._ahead = Together(partial(self._bring, ahead), tasks, _FILES_AHEAD, lambda one: not one.asker.is_urgent)
         self._access: XetAccess | None = None
 
-    async def get(self, revision: str, incoming: IncomingFile, progress: Callable[[int], None]) -> None:
+    async def get(self, revision: str, incoming: IncomingFile, progress: Callable[[int], None], asker: Asker) -> None:
         """Bring one file, which must have a Xet hash; what came is not checked yet. Raises RemoteUnavailable."""
-        await self._batches.ask(_Wanted(revision, incoming, progress))
+        batches = self._for_ranks if asker.is_urgent else self._ahead
+        await batches.ask(_Wanted(revision, incoming, progress, asker))
         incoming.adopt()
 
-    async def _bring(self, batch: Sequence[_Wanted]) -> Sequence[None]:
+    async def _bring(self, worker: HubWorker, batch: Sequence[_Wanted]) -> Sequence[None]:
         # A permission is the repo's, whatever revision it was asked at.
         access = await self._permission(batch[0].revision)
         files = [
@@ -67,7 +74,7 @@ class XetDownloads:
 
         fields = {"token": access.token, "store": access.url, "expires_unix_s": access.expires_unix_s}
         try:
-            await self._worker.call("xet-download", on_progress=moved, files=files, **fields)
+            await worker.call("xet-download", on_progress=moved, files=files, **fields)
         except HubCallFailed as error:
             self._access = None  # perhaps it was the token
             raise RemoteUnavailable("transfer-failed", str(error)) from error

@@ -14,6 +14,7 @@ from neffd.remotes.base import EntryRefused, RemoteEntry, RemoteFile
 from neffd.remotes.hub.arrivals import Arrivals, Sink
 from neffd.remotes.hub.files import IncomingFile
 from neffd.remotes.hub.statements import Statements
+from neffd.slots import Asker
 from neffd.tasks import Tasks
 from tests.harness import entries
 from tests.unit.remotes.fetching import Waiting
@@ -30,7 +31,7 @@ class Line:
         self.letting_go, self.may_go = asyncio.Event(), asyncio.Event()
 
     async def __call__(
-        self, revision: str, path: str, sink: Sink, progress: Callable[[int], None]
+        self, revision: str, path: str, sink: Sink, progress: Callable[[int], None], asker: Asker
     ) -> tuple[IncomingFile, list[bytes]]:
         file = path.rpartition("/")[2]
         if self.is_well:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import random
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,16 @@ FILES_OF_REPO = {
 }
 
 
+@dataclass
+class Wanting:
+    """Whoever wants a file."""
+
+    is_urgent: bool = True
+
+
+RANK = Wanting()
+
+
 class Host:
     """Downloads of a repo, and what the Hub says of its files."""
 
@@ -48,20 +59,23 @@ class Host:
         tokens = TokenSource(environ={"HF_TOKEN": hub.token("alice", "read")})
         self.client = HubClient(hub.endpoint, REPO, tokens, read_s=2.0, quotas=self.quotas)
         self.worker = HubWorker(folder / "home", hub.endpoint, stall_s=2.0)
-        self._downloads = Downloads(self.client, self.quotas, self.worker, self._tasks, asyncio.to_thread, self.clock)
+        self.ahead = HubWorker(folder / "home", hub.endpoint, stall_s=20.0)
+        self._downloads = Downloads(
+            self.client, self.quotas, self.worker, self.ahead, self._tasks, asyncio.to_thread, self.clock
+        )
 
-    async def get(self, *names: str) -> dict[str, FileDigest]:
+    async def get(self, *names: str, asker: Wanting = RANK) -> dict[str, FileDigest]:
         """All at once, each into a new file, which holds what it should."""
         stated = {item["path"]: _stated(item) for item in await self.client.paths_info(list(FILES_OF_REPO), "main")}
-        found = await asyncio.gather(*(self._get(name, stated[name]) for name in names))
+        found = await asyncio.gather(*(self._get(name, stated[name], asker) for name in names))
         return dict(zip(names, found, strict=True))
 
     async def close(self) -> None:
-        await self.worker.close()
+        await asyncio.gather(self.worker.close(), self.ahead.close())
         await self._tasks.stop(1.0)
         await self.client.close()
 
-    async def _get(self, name: str, stated: RemoteFile) -> FileDigest:
+    async def _get(self, name: str, stated: RemoteFile, asker: Wanting) -> FileDigest:
         path = self._folder / stated.name
         path.unlink(missing_ok=True)
         incoming = IncomingFile(path, stated)
@@ -70,7 +84,7 @@ class Host:
             return incoming
 
         try:
-            arrived, pieces = await self._downloads.get("main", name, sink, self._moved)
+            arrived, pieces = await self._downloads.get("main", name, sink, self._moved, asker)
             digest = await asyncio.to_thread(arrived.finish, *pieces)
         finally:
             incoming.close()
@@ -203,6 +217,18 @@ async def test_who_leaves_ends_the_worker(host: Host) -> None:
     host.hub.clear_faults()
     await host.get("n/large-0.neff")
     assert host.worker.pid != pid
+
+
+async def test_a_rank_waits_for_nothing_that_is_prefetched(host: Host) -> None:
+    await make_scarce(host)
+    host.hub.add_fault("GET .*/xorb-data/", kind="stall", times=1)
+    ahead = asyncio.ensure_future(host.get("n/large-0.neff", asker=Wanting(is_urgent=False)))  # noqa: TID251
+    await host.hub.wait_for_requests("GET /v2/reconstructions/{hash}")
+    await host.get("n/large-1.neff")
+    assert not ahead.done()
+    assert asked(host.hub, RESOLVE) == 0, "it came by Xet as well"
+    ahead.cancel()
+    await asyncio.wait([ahead])
 
 
 async def test_the_hubs_token_goes_to_no_store(host: Host) -> None:
