@@ -23,6 +23,7 @@ from neffd.store.index import Evicted, Index
 from neffd.store.root import CacheRoot
 from neffd.store.space import DiskFull, Space
 from tests.harness import entries
+from tests.harness.waiting import eventually
 from tests.unit.waiting import until
 
 _SIZE = 100_000
@@ -158,7 +159,7 @@ async def test_a_question_is_a_use_and_is_remembered(tmp_path: Path) -> None:
         names = [made.write(number, idle_s=_DAY * (20 - number)) for number in range(9)]
         made.space.used(names[0])
         async with made.running():
-            await until(lambda: made.space._asked_for == {}, "written down")
+            await asyncio.to_thread(eventually, lambda: made.index.uses(made.root.path), "written down")
         again = Space(
             made.root,
             made.index,
