@@ -161,10 +161,12 @@ async def test_lost_files_that_are_there_again_are_sent(root: CacheRoot, journal
     lost.folder.rename(away)
     remote = Scripted()
     remote.may = Access(can_write=True, public=True)  # what may not be told to everybody stays where it is
-    async with pushing(remote, journal, allow_public=True) as pusher:
+    told: list[str] = []
+    options = {"allow_public": True, "on_outcome": lambda name, outcome: told.append(outcome)}
+    async with pushing(remote, journal, **options) as pusher:
         await until(lambda: pusher.parked, "the pusher")
         pusher.look_for_lost()
-        await until(lambda: not pusher._is_new_root and pusher.parked, "a look in vain")
+        await until(lambda: told == ["files-lost"] * 2 and pusher.parked, "a look in vain")
         away.rename(lost.folder)
         pusher.look_again()
         await asyncio.sleep(0.05)
