@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub import get_session
 
 from neff import exitcodes
+from neffd.commands import create
+from neffd.commands import hub as hub_calls
+from neffd.commands.errors import CommandError
 from tests.harness.commands import Person
 from tests.harness.daemon import Daemon
 from tests.hub.process import HubProcess
@@ -90,6 +94,19 @@ def test_a_hub_that_is_away_is_said_in_one_line(alice: Person, hub: HubProcess) 
         assert done.returncode == exitcodes.UNREACHABLE, done.stderr
         assert done.stderr.splitlines()[-1].startswith(f"neff: {hub.endpoint} did not answer: unreachable")
         assert "Traceback" not in done.stderr
+
+
+def test_a_hub_that_never_answers_is_not_waited_for(
+    alice: Person, hub: HubProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HF_ENDPOINT", "HF_TOKEN"):
+        monkeypatch.setenv(name, alice.environ[name])
+    monkeypatch.setattr(get_session(), "timeout", None)  # as huggingface_hub has it
+    monkeypatch.setattr(hub_calls, "_SILENCE_S", 0.3)
+    hub.add_fault("POST /api/repos/create", kind="stall", times=None)
+    with pytest.raises(CommandError, match="did not answer: unreachable: ReadTimeout") as refused:
+        create._create("alice/new", private=True)
+    assert refused.value.exit_code == exitcodes.UNREACHABLE
 
 
 def test_set_writes_what_optimum_neuron_reads(alice: Person) -> None:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:  # takes half a second, and only what writes needs it
 T = TypeVar("T")
 MakeError = Callable[..., CommandError]  # as errors.no_repo
 
+# huggingface_hub waits for ever; a commit takes the Hub some seconds.
+_SILENCE_S = 60.0
+
 
 def endpoint() -> str:
     """Base URL of the Hub; CommandError where HF_ENDPOINT is no URL."""
@@ -72,8 +75,9 @@ async def is_public(repo_id: str) -> bool:
 def api(repo_id: str) -> Iterator[HfApi]:
     """huggingface_hub's own calls, for what is written. A Hub that cannot be reached leaves as a CommandError."""
     import httpx2
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, get_session
 
+    get_session().timeout = _SILENCE_S
     try:
         yield HfApi(endpoint=endpoint(), token=login.token(), library_name="neffd")
     except httpx2.TransportError as error:
