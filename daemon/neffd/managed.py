@@ -76,6 +76,8 @@ class ManagedRemote:
             "available": self.catalog.is_available,
             "reason": trouble,
             "can_write": bool(pusher.access and pusher.access.can_write) if pusher else False,
+            "allow_public": self.config.allow_public,
+            "allow_private_models": self.config.allow_private_models,
             "breaker": {
                 "read": self.catalog.reads.status(),
                 "write": pusher.writes.status() if pusher else None,

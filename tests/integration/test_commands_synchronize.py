@@ -127,11 +127,76 @@ def test_the_registry_goes_with_it(alice: Person, hub: HubProcess, cache: Path) 
     alias.unlink()
     alias.symlink_to(file)  # as optimum-neuron makes it
     (alias.parent / ("0" * 20 + ".json")).symlink_to("/etc/hostname")
+    (alias.parent / ("1" * 20 + ".json")).symlink_to("1" * 20 + ".json")
+    unnamed = os.fsencode(alias.parent) + b"\xff"
+    os.mkdir(unnamed)  # noqa: PTH102 - a name that is no text
+    (Path(os.fsdecode(unnamed)) / alias.name).write_bytes(file.read_bytes())
     assert alice.json("synchronize", "--push")["registry"] == 2
     on_hub = hub.read_files(REPO)
     assert {str(path.relative_to(cache)) for path in (file, alias)} == {path for path in on_hub if "0_REGISTRY" in path}
     assert on_hub[str(alias.relative_to(cache))] == entry.serialize().encode()
     assert alice.json("synchronize", "--push")["registry"] == 0
+
+
+@pytest.fixture
+def fresh(alice: Person, tmp_path: Path) -> Path:
+    """A cache directory with nothing in it, which is alice's."""
+    root = tmp_path / "fresh"
+    root.mkdir()
+    alice.environ["NEURON_COMPILE_CACHE_URL"] = str(root)
+    return root
+
+
+def registry_on(hub: HubProcess, repo: str) -> set[str]:
+    return {path for path in hub.read_files(repo) if "0_REGISTRY" in path}
+
+
+def test_everybody_is_told_only_what_was_meant_of_the_registry(alice: Person, hub: HubProcess, fresh: Path) -> None:
+    public = "alice/public"
+    hub.seed_files(public, {})
+    hub.seed_files("org/open", {})
+    hub.seed_files("org/secret", {}, private=True)
+    by_model = {
+        model: {
+            str(path.relative_to(fresh))
+            for path in writing.write(fresh, single_entry(model, "t", CONFIG, NEW_NEURON), entries.NAMESPACE)
+        }
+        for model in ("org/open", "org/secret", "/somewhere/here")
+    }
+    done = alice.neff("synchronize", "--push", "--repo_id", public)
+    assert (done.returncode, registry_on(hub, public)) == (exitcodes.FAILED, set())
+    assert "everybody can read alice/public" in done.stderr
+    assert "--allow_public" in done.stderr
+    done = alice.neff("synchronize", "--push", "--repo_id", public, "--allow_public")
+    assert (done.returncode, registry_on(hub, public)) == (exitcodes.FAILED, by_model["org/open"])
+    assert "3 registry files stay here: not everybody can see their models" in done.stderr
+
+
+def test_a_registry_commit_that_meets_another_is_tried_again(alice: Person, hub: HubProcess, fresh: Path) -> None:
+    writing.write(fresh, single_entry("org/tiny", "t", CONFIG, NEW_NEURON), entries.NAMESPACE)
+    hub.add_fault(f"POST /api/models/{REPO}/commit/", status=409)
+    assert alice.json("synchronize", "--push")["registry"] == 2
+    assert len(registry_on(hub, REPO)) == 2
+
+
+def test_what_became_of_the_rest_is_told_where_the_registry_cannot_be_sent(
+    alice: Person, hub: HubProcess, fresh: Path
+) -> None:
+    writing.write(fresh, single_entry("org/tiny", "t", CONFIG, NEW_NEURON), entries.NAMESPACE)
+    hub.add_fault(f"POST /api/models/{REPO}/commit/", status=422, times=None)
+    done = alice.neff("synchronize", "--compiler_version", "2.20")
+    assert (done.returncode, done.stdout) == (exitcodes.FAILED, f"{REPO} and {fresh}: 2 pulled, 0 pushed\n")
+    assert f"the registry could not be sent to {REPO}: the Hub answered with status 422" in done.stderr
+    assert alice.json("synchronize", "--push")["registry"] is None
+
+
+def test_a_large_registry_goes_in_parts(alice: Person, hub: HubProcess, fresh: Path) -> None:
+    for size in range(110):
+        config = {**CONFIG, "hidden_size": 1000 + size}
+        writing.write(fresh, single_entry("org/tiny", "t", config, NEW_NEURON), entries.NAMESPACE)
+    commits = len(hub.commits(REPO))
+    assert alice.json("synchronize", "--push")["registry"] == len(registry_on(hub, REPO)) == 220
+    assert len(hub.commits(REPO)) == commits + 2
 
 
 def test_a_new_host_names_the_compiler(alice: Person, hub: HubProcess, tmp_path: Path) -> None:

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neff.commands.session import status_of
 from neff.errors import DaemonError
 from neff.launch import process
 from neffd.commands import delivery, exchange, login, output, registrypush
 from neffd.commands.addplace import Place
 from neffd.commands.delivery import Lacking
-from neffd.commands.errors import CommandError
-from neffd.commands.serving import Serving
 
 # This very `neff`, from a directory that may hold a folder of that name.
 _NEFF = "import sys; sys.path[:] = filter(None, sys.path); from neff.cli import main; sys.exit(main())"
@@ -99,18 +98,17 @@ def _deliver(at: Place, added: Added, as_json: bool) -> None:
             with output.bytes_bar("sent", hidden=as_json) as progress:
                 exchange.push(connection, remote.remote, exchange.Outcome(), progress)
         added.lacking = delivery.lacking(connection, at.remotes, names)
+        status = status_of(connection)
     if login.token() is not None and not any(item.reason == "public-repo" for item in added.lacking):
-        added.registry = sum(_register(at.root, remote) for remote in at.remotes)
+        added.registry = _register(at, status)
 
 
-def _register(root: Path, remote: Serving) -> int:
+def _register(at: Place, status: dict[str, Any]) -> int | None:
     """Send the registry's files that the command left in the cache directory; a failure is only told."""
-    repo_id = delivery.repo_of(remote)
-    try:
-        return registrypush.push(root, repo_id) if repo_id else 0
-    except CommandError as error:
-        _say(f"no registry entries were sent: {error.message}")
-        return 0
+    repos = [(repo_id, remote.remote) for remote in at.remotes if (repo_id := delivery.repo_of(remote))]
+    sent = [registrypush.push(at.root, repo_id, exchange.facts_of(status, name)).files for repo_id, name in repos]
+    known = [count for count in sent if count is not None]
+    return sum(known) if len(known) == len(sent) else None
 
 
 def _say(text: str) -> None:

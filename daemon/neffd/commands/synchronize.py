@@ -14,6 +14,7 @@ from neffd.commands.options import add_json, add_option, add_repo_id
 
 if TYPE_CHECKING:
     from neffd.commands.exchange import Outcome
+    from neffd.commands.registrypush import Sent
 
 EXAMPLE = "neff synchronize --pull"
 JSON = {
@@ -26,7 +27,7 @@ JSON = {
     "reason": "why they wait, or null; codes as in operations.md",
     "parked": "name and reason of modules that are not sent",
     "not_pulled": "name and reason of modules that could not be fetched",
-    "registry": "number of optimum-neuron's registry files that were sent",
+    "registry": "number of optimum-neuron's registry files that were sent, or null where that failed",
 }
 _NO_RIGHT = frozenset({"no-write-access", "not-logged-in", "no-token", "bad-token", "forbidden"})
 
@@ -58,15 +59,16 @@ def run(args: argparse.Namespace) -> int:
         raise none_set("name the one to synchronize with: --repo_id REPO, or set one")
     root = root_of(args.cache_dir, make=not args.push)
     from neffd.commands import exchange, hub
+    from neffd.commands.registrypush import Sent
 
     hub.run_async(hub.check_repo(repo_id))
     names = [] if args.push else hub.run_async(_missing(args, root, repo_id))
-    outcome, registry, through = exchange.Outcome(pulled=0), 0, "own"
+    outcome, registry, through = exchange.Outcome(pulled=0), Sent(0, True), "own"
     if names or not args.pull:
         with _daemon(args, root, repo_id) as (socket, remote, through):
             outcome, registry = _exchange(args, root, repo_id, socket, remote, names)
-    _print(args, root, repo_id, through, outcome, registry)
-    return _exit_code(outcome)
+    _print(args, root, repo_id, through, outcome, registry.files)
+    return _exit_code(outcome, registry)
 
 
 @contextlib.contextmanager
@@ -90,11 +92,12 @@ def _daemon(args: argparse.Namespace, root: Path, repo_id: str) -> Iterator[tupl
 
 def _exchange(
     args: argparse.Namespace, root: Path, repo_id: str, socket: str, remote: str, names: list[str]
-) -> tuple[Outcome, int]:
-    """What became of both directions, and how many files of the registry were sent."""
+) -> tuple[Outcome, Sent]:
+    """What became of both directions, and of the registry."""
+    from neff.commands.session import status_of
     from neffd.commands import exchange, output, registrypush
 
-    outcome, registry = exchange.Outcome(), 0
+    outcome, registry = exchange.Outcome(), registrypush.Sent(0, True)
     with exchange.session(socket, root) as connection:
         if not args.push:
             with output.bytes_bar("fetched", hidden=args.json) as progress:
@@ -103,7 +106,9 @@ def _exchange(
             with output.bytes_bar("sent", hidden=args.json) as progress:
                 exchange.push(connection, remote, outcome, progress)
             is_allowed = outcome.reason is None and not any(i["reason"] == "public-repo" for i in outcome.parked)
-            registry = registrypush.push(root, repo_id) if is_allowed else 0
+            if is_allowed:
+                terms = exchange.facts_of(status_of(connection), remote)
+                registry = registrypush.push(root, repo_id, terms)
     return outcome, registry
 
 
@@ -138,7 +143,9 @@ async def _compilers(client: Any) -> list[str]:
     return [name for name in folders if keys.is_namespace(name)]
 
 
-def _print(args: argparse.Namespace, root: Path, repo_id: str, through: str, outcome: Outcome, registry: int) -> None:
+def _print(
+    args: argparse.Namespace, root: Path, repo_id: str, through: str, outcome: Outcome, registry: int | None
+) -> None:
     from neffd.commands import output
 
     if args.json:
@@ -163,9 +170,10 @@ def _print(args: argparse.Namespace, root: Path, repo_id: str, through: str, out
         print(f"  mend it: {no_write_access(repo_id).mend}", file=sys.stderr)
 
 
-def _exit_code(outcome: Outcome) -> int:
+def _exit_code(outcome: Outcome, registry: Sent) -> int:
     if outcome.reason in _NO_RIGHT:
         return exitcodes.REFUSED
     if outcome.waiting or outcome.reason:
         return exitcodes.PENDING
-    return exitcodes.FAILED if outcome.parked or outcome.not_pulled else exitcodes.OK
+    is_all = registry.is_all and not outcome.parked and not outcome.not_pulled
+    return exitcodes.OK if is_all else exitcodes.FAILED
