@@ -296,3 +296,10 @@ def test_a_hub_that_refuses(
     done = alice.neff("lookup", MODEL)
     assert (done.returncode, done.stdout) == (code, "")
     assert said in done.stderr
+
+
+def test_a_folder_that_has_just_been_removed_is_one_without_entries(alice: Person, hub: HubProcess) -> None:
+    seed(hub, writing.files(entry(), NEWEST))
+    hub.add_fault("GET .*/tree/main/.*0_REGISTRY", status=404, headers={"X-Error-Code": "EntryNotFound"}, times=None)
+    done = alice.neff("lookup", MODEL)
+    assert (done.returncode, "No cached entries found" in done.stderr) == (exitcodes.NOT_FOUND, True), done.stderr

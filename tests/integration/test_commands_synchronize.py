@@ -138,6 +138,12 @@ def test_the_registry_goes_with_it(alice: Person, hub: HubProcess, cache: Path) 
     assert alice.json("synchronize", "--push")["registry"] == 0
 
 
+def test_a_compiler_version_that_has_just_been_removed_holds_nothing(alice: Person, hub: HubProcess) -> None:
+    hub.add_fault("GET .*/tree/main/neuronxcc", status=404, headers={"X-Error-Code": "EntryNotFound"}, times=None)
+    document = alice.json("synchronize", "--pull")
+    assert (document["pulled"], document["not_pulled"]) == (0, [])
+
+
 @pytest.fixture
 def fresh(alice: Person, tmp_path: Path) -> Path:
     """A cache directory with nothing in it, which is alice's."""

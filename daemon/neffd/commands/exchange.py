@@ -83,9 +83,11 @@ def push(connection: Connection, remote: str, outcome: Outcome, progress: Progre
 
 async def missing(client: HubClient, namespaces: Sequence[str], present: Collection[str]) -> list[str]:
     """Names of the modules that the repo holds and this host does not, by one listing a compiler version."""
+    from neffd.commands import hub
+
     names: list[str] = []
     for namespace in namespaces:
-        async for page in client.tree(namespace, "main"):
+        async for page in hub.pages(client, namespace):
             found = [str(item.get("path")) for item in page if item.get("type") == "directory"]
             names += [path for path in found if _is_module(path, namespace) and path not in present]
     return names

@@ -13,7 +13,7 @@ from neffd.commands import login
 from neffd.commands.errors import NOT_LOGGED_IN, CommandError, no_repo
 from neffd.config_defaults import PUBLIC_REPO, hub_endpoint
 from neffd.remotes.base import RemoteUnavailable
-from neffd.remotes.hub.client import HubClient
+from neffd.remotes.hub.client import HubClient, NotThere
 from neffd.remotes.hub.tokens import TokenSource
 
 if TYPE_CHECKING:  # takes half a second, and only what writes needs it
@@ -82,6 +82,15 @@ def api(repo_id: str) -> Iterator[HfApi]:
         yield HfApi(endpoint=endpoint(), token=login.token(), library_name="neffd")
     except httpx2.TransportError as error:
         raise refusal(RemoteUnavailable("unreachable", type(error).__name__), repo_id) from error
+
+
+async def pages(client: HubClient, folder: str, *, recursive: bool = False) -> AsyncIterator[list[dict[str, Any]]]:
+    """The listing of a folder, page by page; nothing of one that is not there, or has just been removed."""
+    try:
+        async for page in client.tree(folder, "main", recursive=recursive):
+            yield page
+    except NotThere:
+        return
 
 
 async def content(client: HubClient, path: str, max_bytes: int, revision: str = "main") -> bytes:

@@ -150,14 +150,11 @@ async def _hashed_runs(client: HubClient, version: str | None, model: str | None
 
 async def _files(client: HubClient, folder: str) -> AsyncIterator[_File]:
     """Every file below a folder; none where there is no such folder."""
-    try:
-        async for page in client.tree(folder, "main", recursive=True):
-            for item in page:
-                size = item.get("size")
-                if item.get("type") == "file":
-                    yield _File(str(item.get("path")), size if isinstance(size, int) else 0)
-    except NotThere:
-        return
+    async for page in hub.pages(client, folder, recursive=True):
+        for item in page:
+            size = item.get("size")
+            if item.get("type") == "file":
+                yield _File(str(item.get("path")), size if isinstance(size, int) else 0)
 
 
 def _is_version(namespace: str, wanted: str | None) -> bool:

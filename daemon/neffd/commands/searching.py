@@ -186,14 +186,14 @@ async def _other_versions(client: HubClient, namespace: str) -> list[str]:
     """Versions of optimum-neuron in a registry that are no known releases."""
     folder = layout.registry(namespace)
     names: list[str] = []
-    async for page in client.tree(folder, "main"):
+    async for page in hub.pages(client, folder):
         names += [path.rpartition("/")[2] for path in _paths(page, "directory")]
     return [name for name in names if layout.is_version(name) and name not in layout.RELEASES]
 
 
 async def _read_entries(client: HubClient, model: Model, folders: Sequence[str], answer: Answer) -> None:
     async def files_of(folder: str) -> list[str]:
-        return [path async for page in client.tree(folder, "main") for path in _paths(page, "file")]
+        return [path async for page in hub.pages(client, folder) for path in _paths(page, "file")]
 
     paths = [path for listed in await together(files_of, folders) for path in listed]
     parsed = {path: where for path in paths if (where := layout.parse(path)) is not None}

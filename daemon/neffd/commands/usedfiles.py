@@ -56,7 +56,4 @@ async def _read(client: HubClient, path: str) -> Manifest | None:
 
 async def _listed(client: HubClient, folder: str) -> list[dict[str, Any]]:
     """What is directly in a folder; nothing where there is none."""
-    try:
-        return [item async for page in client.tree(folder, "main") for item in page]
-    except NotThere:
-        return []
+    return [item async for page in hub.pages(client, folder) for item in page]
