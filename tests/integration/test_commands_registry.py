@@ -118,6 +118,17 @@ def test_models_of_the_same_architecture_share_their_entries(alice: Person, hub:
         assert (found["model_id"], found["hash"]) == ("somebody/else", entry("somebody/else").hash)
 
 
+def test_entries_that_optimum_neuron_gave_no_alias_are_found_beside_the_first(alice: Person, hub: HubProcess) -> None:
+    raw = {**golden.CONFIG, "use_cache": True}  # a default: without transformers its digest is another
+    hub.seed_files(MODEL, {"config.json": json.dumps(raw).encode()})
+    first, second, foreign = entry(), entry(batch_size=4), entry("org/twin", batch_size=8)
+    by_digest = [dict(list(writing.files(other, NEWEST).items())[:1]) for other in (second, foreign)]
+    seed(hub, writing.files(first, NEWEST) | by_digest[0] | by_digest[1])
+    assert [item["batch_size"] for item in alice.json("lookup", MODEL)["entries"]] == [1, 4, 8]
+    listed = alice.json("list", "-m", MODEL)["entries"]
+    assert [item["hash"] for item in listed] == [first.hash, second.hash]
+
+
 def test_rows_of_optimum_neurons_table_are_shown_once(alice: Person, hub: HubProcess) -> None:
     seed(hub, {**writing.files(entry(), NEWEST), **writing.files(entry(fused_qkv=True), NEWEST)})
     (found,) = alice.json("lookup", MODEL)["entries"]

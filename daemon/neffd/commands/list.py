@@ -12,7 +12,8 @@ from neffd.commands.options import add_json, repo_id
 EXAMPLE = "neff list -v 2.21 aws-neuron/optimum-neuron-cache"
 JSON = {
     "repo_id": "the cache repo",
-    "models": "compiler_version, model_type, model_id, entries (their number), optimum_neuron, mode",
+    "models": "compiler_version, model_type, model_id, entries (how many stand under its name; optimum-neuron 0.4.5 "
+    "puts only the first there, --model shows all), optimum_neuron, mode",
     "entries": "with --model: compiler_version, hash, and the facts of `neff lookup`; runs of the oldest registry",
     "files": "with --model: compiler_version, path, size_bytes of its compiled files: of traced models, and of the "
     "modules that its recorded runs used",

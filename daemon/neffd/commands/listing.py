@@ -10,8 +10,10 @@ from neff import keys
 from neff.protocol import safe_text
 from neffd.commands import hub, usedfiles
 from neffd.commands.localcache import is_of_version
+from neffd.commands.searching import digest_folder
 from neffd.remotes.hub.client import HubClient, NotThere
 from neffd.runs import documents, layout, neuronhash
+from neffd.runs.documents import Found
 from neffd.runs.jsontext import MAX_DOCUMENT_BYTES, BadDocument
 from neffd.runs.layout import EntryPath
 
@@ -112,13 +114,10 @@ async def _modules(client: HubClient, namespace: str) -> AsyncIterator[Item]:
 async def _of_model(client: HubClient, namespace: str, model: str) -> AsyncIterator[Item]:
     """Its entries; and its compiled files: in a folder of the entry's own (traced models), or as runs used them."""
     hashes: dict[str, None] = {}
-    async for path, file_path in _registry_files(client, namespace):
-        if path.model_id != model:
-            continue
+    async for path, found in _entries(client, namespace, model):
         hashes[path.hash] = None
-        item = await _entry_item(client, path, file_path)
-        if item is not None:
-            yield item
+        if found is not None:
+            yield _entry_item(found)
     for name in hashes:
         async for file in _files(client, f"{namespace}/MODULE_{name}"):
             yield {"kind": "file", "path": safe_text(file.path), "size_bytes": file.size_bytes}
@@ -126,12 +125,35 @@ async def _of_model(client: HubClient, namespace: str, model: str) -> AsyncItera
         yield {"kind": "file", "path": safe_text(file_path), "size_bytes": size_bytes}
 
 
-async def _entry_item(client: HubClient, path: EntryPath, file_path: str) -> Item | None:
+async def _entries(client: HubClient, namespace: str, model: str) -> AsyncIterator[tuple[EntryPath, Found | None]]:
+    """A model's entries, None for what is none: those under its name, and what lies beside these without an alias."""
+    seen: set[tuple[str, str]] = set()
+    folders: dict[str, None] = {}
+    async for path, file_path in _registry_files(client, namespace):
+        if path.model_id == model:
+            seen.add((path.version, path.hash))
+            found = await _read(client, path, file_path)
+            yield path, found
+            if found is not None and (folder := digest_folder(found)) is not None:
+                folders[folder] = None
+    for folder in folders:
+        async for file in _files(client, folder):
+            beside = layout.parse(file.path)
+            if beside is not None and (beside.version, beside.hash) not in seen:
+                found = await _read(client, beside, file.path)
+                if found is not None and found.entry.model_id == model:
+                    yield beside, found
+
+
+async def _read(client: HubClient, path: EntryPath, file_path: str) -> Found | None:
     try:
-        data = await hub.content(client, file_path, MAX_DOCUMENT_BYTES)
-        facts = documents.read(data, path).facts
+        return documents.read(await hub.content(client, file_path, MAX_DOCUMENT_BYTES), path)
     except (BadDocument, NotThere):
         return None
+
+
+def _entry_item(found: Found) -> Item:
+    path, facts = found.path, found.facts
     del facts["compiler_version"]
     return {"kind": "entry", "hash": path.hash, **facts, "optimum_neuron": path.version, "mode": path.mode}
 

@@ -192,13 +192,34 @@ async def _other_versions(client: HubClient, namespace: str) -> list[str]:
 
 
 async def _read_entries(client: HubClient, model: Model, folders: Sequence[str], answer: Answer) -> None:
+    """Those that fit. optimum-neuron gives only a model's first an alias: the others lie where that one belongs."""
+    found = await _read_folders(client, folders, answer)
+    answer.found = [one for one in found if model.fits(one)]
+    beside = {folder for one in answer.found if (folder := digest_folder(one)) is not None} - set(folders)
+    known = {_identity(one.path) for one in found}
+    others = await _read_folders(client, sorted(beside), answer) if beside else []
+    answer.found += [one for one in others if _identity(one.path) not in known]
+
+
+def digest_folder(found: Found) -> str | None:
+    """Where all entries of the architecture of one that was found by its alias are; None for any other."""
+    if found.path.digest is not None or not layout.has_digests(found.path.version):
+        return None
+    return layout.digest_folder(found.path.namespace, found.path.version, found.entry.arch_digest)
+
+
+def _identity(path: layout.EntryPath) -> tuple[str, str, str]:
+    return path.namespace, path.version, path.hash
+
+
+async def _read_folders(client: HubClient, folders: Sequence[str], answer: Answer) -> list[Found]:
     async def files_of(folder: str) -> list[str]:
         return [path async for page in hub.pages(client, folder) for path in _paths(page, "file")]
 
     paths = [path for listed in await together(files_of, folders) for path in listed]
     parsed = {path: where for path in paths if (where := layout.parse(path)) is not None}
     # The same entry, by its digest and by its alias.
-    distinct = {(where.namespace, where.version, where.hash): path for path, where in parsed.items()}
+    distinct = {_identity(where): path for path, where in parsed.items()}
 
     async def read(path: str) -> Found | None:
         try:
@@ -207,8 +228,7 @@ async def _read_entries(client: HubClient, model: Model, folders: Sequence[str],
             answer.unreadable.append(path)
             return None
 
-    read_ones = await together(read, list(distinct.values()))
-    answer.found = [found for found in read_ones if found is not None and model.fits(found)]
+    return [found for found in await together(read, list(distinct.values())) if found is not None]
 
 
 async def _hashed_runs(client: HubClient, name: str, answer: Answer) -> list[HashedRun]:
