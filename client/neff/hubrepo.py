@@ -18,6 +18,16 @@ def custom_repo(environ: Mapping[str, str] | None = None) -> str | None:
     return _repo_id(environ.get("CUSTOM_CACHE_REPO", "")) or _repo_id(_read(saved_repo_path(environ)))
 
 
+def misnamed(environ: Mapping[str, str] | None = None) -> str | None:
+    """What holds something else than a repo's name, and is passed over by `custom_repo`: the variable, or the file."""
+    environ = os.environ if environ is None else environ
+    for where, text in (("CUSTOM_CACHE_REPO", environ.get("CUSTOM_CACHE_REPO", "")), (saved_repo_path(environ), None)):
+        told = (_read(where) if text is None else text).strip()
+        if told:
+            return None if is_repo_id(told) else where
+    return None
+
+
 def saved_repo_path(environ: Mapping[str, str]) -> str:
     """File in which `neff set` (and optimum-neuron's `cache set`) keep the name of the repo."""
     return os.path.join(hf_home(environ), _SAVED_NAME)

@@ -314,3 +314,15 @@ def test_a_folder_that_has_just_been_removed_is_one_without_entries(alice: Perso
     hub.add_fault("GET .*/tree/main/.*0_REGISTRY", status=404, headers={"X-Error-Code": "EntryNotFound"}, times=None)
     done = alice.neff("lookup", MODEL)
     assert (done.returncode, "No cached entries found" in done.stderr) == (exitcodes.NOT_FOUND, True), done.stderr
+
+
+def test_a_repo_that_was_misnamed_is_not_another(alice: Person, hub: HubProcess) -> None:
+    seed(hub, {})
+    assert alice.neff("set", REPO).returncode == exitcodes.OK
+    address = f"{hub.endpoint}/alice/other?token=hf_secret"
+    for command in (("lookup", MODEL), ("list",), ("synchronize", "--push"), ("add", "--", "true")):
+        done = alice.neff(*command, CUSTOM_CACHE_REPO=address)
+        assert (done.returncode, done.stdout) == (exitcodes.USAGE, ""), command
+        assert "CUSTOM_CACHE_REPO does not hold the name of a repo" in done.stderr
+        assert "hf_secret" not in done.stderr
+    assert alice.neff("list", REPO, CUSTOM_CACHE_REPO=address).returncode == exitcodes.NOT_FOUND

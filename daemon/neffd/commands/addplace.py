@@ -13,9 +13,9 @@ from neff import exitcodes
 from neff.cachedir import cache_root
 from neff.commands.reasons import explained
 from neff.commands.session import status_of
-from neff.hubrepo import custom_repo
 from neff.launch import environment
 from neffd.commands import errors, exchange, localcache, login, owndaemon, serving, training
+from neffd.commands.chosenrepo import chosen
 from neffd.commands.errors import CommandError
 from neffd.commands.serving import Serving
 
@@ -54,7 +54,7 @@ def place(
     if environment.is_disabled(os.environ):
         raise CommandError("NEFF_DISABLE is set: nothing would be noticed", "unset NEFF_DISABLE")
     root = _root()
-    repo_id = repo_id or custom_repo()
+    repo_id = chosen(repo_id)
     found = serving.find(root, repo_id, socket) if repo_id else None
     remotes = [found] if found else serving.written(root, socket) if repo_id is None else []
     for remote in remotes:

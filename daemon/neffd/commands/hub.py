@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from neff import exitcodes
-from neff.hubrepo import custom_repo
 from neffd.commands import login
+from neffd.commands.chosenrepo import chosen
 from neffd.commands.errors import NOT_LOGGED_IN, CommandError, no_repo
 from neffd.config_defaults import PUBLIC_REPO, hub_endpoint
 from neffd.remotes.base import RemoteUnavailable
@@ -36,7 +36,7 @@ def endpoint() -> str:
 
 def repo_to_read(given: str | None) -> str:
     """The repo that optimum-neuron would read: the named one, the environment's, the saved one, the public one."""
-    return given or custom_repo() or PUBLIC_REPO
+    return chosen(given) or PUBLIC_REPO
 
 
 @contextlib.asynccontextmanager

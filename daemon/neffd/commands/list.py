@@ -31,10 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from neff.hubrepo import custom_repo
+    from neffd.commands.chosenrepo import chosen
     from neffd.commands.errors import none_set
 
-    name = args.name or custom_repo()
+    name = chosen(args.name)
     if name is None:
         raise none_set("name the one to list, such as aws-neuron/optimum-neuron-cache, or set one")
     from neffd.commands import hub

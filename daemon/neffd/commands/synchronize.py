@@ -50,11 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from neff.hubrepo import custom_repo
+    from neffd.commands.chosenrepo import chosen
     from neffd.commands.errors import none_set
     from neffd.commands.localcache import root_of
 
-    repo_id = args.repo_id or custom_repo()
+    repo_id = chosen(args.repo_id)
     if repo_id is None:
         raise none_set("name the one to synchronize with: --repo_id REPO, or set one")
     root = root_of(args.cache_dir, make=not args.push)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from neff.hubrepo import custom_repo, saved_repo_path
+from neff.hubrepo import custom_repo, misnamed, saved_repo_path
 
 
 def _save(home: Path, text: str) -> None:
@@ -57,3 +57,19 @@ def test_a_file_that_is_no_text_or_no_file_is_no_repo(tmp_path: Path) -> None:
 )
 def test_place_of_the_saved_repo(environment: dict[str, str], directory: str) -> None:
     assert saved_repo_path(environment) == f"{directory}/optimum_neuron_custom_cache"
+
+
+@pytest.mark.parametrize(
+    ("variable", "saved", "where"),
+    [
+        ("", "", None),
+        ("org/env", "no name", None),
+        ("", "org/saved\n", None),
+        ("https://hub/org/env", "org/saved", "CUSTOM_CACHE_REPO"),
+        (" ", "hf://org/saved", "file"),
+    ],
+)
+def test_what_holds_no_name_of_a_repo_is_told(tmp_path: Path, variable: str, saved: str, where: str | None) -> None:
+    _save(tmp_path, saved)
+    environ = {"HF_HOME": str(tmp_path), "CUSTOM_CACHE_REPO": variable}
+    assert misnamed(environ) == (saved_repo_path(environ) if where == "file" else where)
