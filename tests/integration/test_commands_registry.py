@@ -168,8 +168,29 @@ def test_pipelines_are_told_apart_by_name(alice: Person, hub: HubProcess) -> Non
         hub.seed_files(name, {"model_index.json": b'{"unet": ["diffusers", "UNet2DConditionModel"]}'})
         pipeline = multi_entry(name, {"unet": {"neuron": {"batch_size": 1}}})
         seed(hub, writing.files(pipeline, NEWEST))
-    (found,) = alice.json("lookup", "org/pipe")["entries"]
-    assert (found["model_id"], found["model_type"]) == ("org/pipe", "stable-diffusion")
+    for task in ((), ("--task", "text-to-image")):
+        (found,) = alice.json("lookup", "org/pipe", *task)["entries"]
+        assert (found["model_id"], found["model_type"]) == ("org/pipe", "stable-diffusion")
+
+
+def test_a_pipeline_in_a_folder_is_told_by_its_unet(alice: Person, hub: HubProcess, tmp_path: Path) -> None:
+    for name, channels in (("org/pipe", [32, 64]), ("org/other", [320, 640])):
+        part = {"block_out_channels": channels, "_name_or_path": name, "neuron": {"batch_size": 1}}
+        seed(hub, writing.files(multi_entry(name, {"unet": part}), NEWEST))
+    folder = tmp_path / "a pipeline"
+    (folder / "unet").mkdir(parents=True)
+    (folder / "model_index.json").write_text('{"unet": ["diffusers", "UNet2DConditionModel"]}')
+    (folder / "unet" / "config.json").write_text('{"block_out_channels": [32, 64], "_name_or_path": "x"}')
+    (found,) = alice.json("lookup", str(folder))["entries"]
+    assert found["model_id"] == "org/pipe"
+
+
+def test_a_pipeline_that_nobody_registers(alice: Person, hub: HubProcess) -> None:
+    seed(hub, {})
+    hub.seed_files("org/flux", {"model_index.json": b'{"transformer": ["diffusers", "FluxTransformer2DModel"]}'})
+    done = alice.neff("lookup", "org/flux")
+    said = "neff: org/flux is a pipeline without a unet: optimum-neuron registers none of these\n"
+    assert (done.returncode, done.stderr) == (exitcodes.NOT_FOUND, said)
 
 
 def test_files_that_are_no_entries_are_left_out_and_named(alice: Person, hub: HubProcess) -> None:

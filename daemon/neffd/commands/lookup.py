@@ -56,10 +56,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _is_selected(found: Found, args: argparse.Namespace) -> bool:
     from neffd.runs.documents import dtype_name
+    from neffd.runs.entries import MULTI
 
     facts = found.facts
     wanted = {
-        "task": args.task,
+        # A pipeline's entry is for all its tasks, and names none.
+        "task": None if found.entry.entry_class == MULTI else args.task,
         "target": args.instance_type,
         "num_cores": args.tensor_parallel_size,
         "batch_size": args.batch_size,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,10 +51,12 @@ class Model:
     Args:
         name: its id on the Hub, or None for a folder.
         configs: its configuration under each task that may be meant; empty for a pipeline.
+        unet: the configuration of a pipeline's one part that is always there, where it is in a folder.
     """
 
     name: str | None
     configs: dict[str, modelconfig.ModelConfig]
+    unet: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_pipeline(self) -> bool:
@@ -72,7 +74,8 @@ class Model:
     def fits(self, found: Found) -> bool:
         """Whether an entry can be this model's. A digest says so, except that all pipelines have the same."""
         if self.is_pipeline:
-            return self.name is None or found.entry.model_id == self.name
+            theirs = found.entry.config.get("unet", {})
+            return found.entry.model_id == self.name if self.name else modelconfig.is_same_part(self.unet, theirs)
         if found.path.digest is not None:
             return True
         config = self.configs.get(found.entry.task or "") or next(iter(self.configs.values()))
@@ -111,7 +114,7 @@ async def _model_on_hub(name: str, task: str | None) -> Model:
                 data = await hub.content(client, file, MAX_DOCUMENT_BYTES)
             except NotThere:
                 continue
-            return Model(name, _configs(_parsed(data, f"{file} of {name}"), tasks, name))
+            return Model(name, _configs(_parsed(data, f"{file} of {name}"), file, tasks, name))
     raise CommandError(f"{name} has neither {_CONFIG} nor {_PIPELINE}: no model", exit_code=exitcodes.NOT_FOUND)
 
 
@@ -120,18 +123,19 @@ def model_in(name: str, task: str | None) -> Model | None:
     folder = Path(name)
     if not folder.is_dir():
         return None
-    return Model(None, _configs(_local_config(folder), (task,) if task else modelconfig.TASKS, name))
+    file = next((file for file in (_CONFIG, _PIPELINE) if (folder / file).is_file()), None)
+    if file is None:
+        raise CommandError(f"{folder} has neither {_CONFIG} nor {_PIPELINE}: no model", exit_code=exitcodes.NOT_FOUND)
+    configs = _configs(_local_config(folder / file), file, (task,) if task else modelconfig.TASKS, name)
+    return Model(None, configs) if configs else Model(None, configs, _local_config(folder / "unet" / _CONFIG))
 
 
-def _local_config(folder: Path) -> dict[str, Any]:
-    path = next((folder / file for file in (_CONFIG, _PIPELINE) if (folder / file).is_file()), None)
-    if path is not None:
-        try:
-            with path.open("rb") as stream:
-                return _parsed(stream.read(MAX_DOCUMENT_BYTES + 1), str(path))
-        except OSError as error:
-            raise CommandError(f"{path}: {error.strerror}") from None
-    raise CommandError(f"{folder} has neither {_CONFIG} nor {_PIPELINE}: no model", exit_code=exitcodes.NOT_FOUND)
+def _local_config(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as stream:
+            return _parsed(stream.read(MAX_DOCUMENT_BYTES + 1), str(path))
+    except OSError as error:
+        raise CommandError(f"{path}: {error.strerror}") from None
 
 
 def _parsed(data: bytes, what: str) -> dict[str, Any]:
@@ -141,10 +145,13 @@ def _parsed(data: bytes, what: str) -> dict[str, Any]:
         raise CommandError(f"{what}: {error}") from None
 
 
-def _configs(raw: dict[str, Any], tasks: Sequence[str], name: str) -> dict[str, modelconfig.ModelConfig]:
+def _configs(raw: dict[str, Any], file: str, tasks: Sequence[str], name: str) -> dict[str, modelconfig.ModelConfig]:
     """The configuration under each task; nothing for the index of a pipeline."""
     if "model_type" not in raw and "unet" in raw:
         return {}
+    if file == _PIPELINE:
+        message = f"{name} is a pipeline without a unet: optimum-neuron registers none of these"
+        raise CommandError(message, exit_code=exitcodes.NOT_FOUND)
     try:
         text, other = (modelconfig.from_json(raw, task) for task in (modelconfig.TEXT_GENERATION, None))
     except BadDocument as error:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from neffd.runs.entries import without_white_list
+from neffd.runs.entries import WHITE_LIST, without_white_list
 from neffd.runs.jsontext import BadDocument
 
 TEXT_GENERATION = "text-generation"
@@ -65,6 +65,14 @@ class ModelConfig:
         if self.guess:
             return all(theirs[name] == self.config[name] for name in theirs.keys() & self.config.keys())
         return theirs == self.config
+
+
+def is_same_part(ours: Mapping[str, Any], theirs: object) -> bool:
+    """Whether an entry's configuration of a pipeline's part can be ours, as far as both say."""
+    if not isinstance(theirs, Mapping):
+        return False
+    names = {name for name in ours.keys() & theirs.keys() if name != "neuron" and not name.startswith("_")}
+    return all(ours[name] == theirs[name] for name in names if name not in WHITE_LIST)
 
 
 def from_json(raw: Mapping[str, Any], task: str | None) -> ModelConfig:
