@@ -78,7 +78,7 @@ def test_create_refuses_with_the_command_that_mends_it(alice: Person, hub: HubPr
     done = alice.neff("create", "-n", REPO)
     assert done.returncode == exitcodes.FAILED
     assert "is there already" in done.stderr
-    assert "neff set" in done.stderr
+    assert f"neff set {REPO}   (to use it)" in done.stderr
     done = Person(tmp_path / "bob", hub.endpoint, "hf_wrong").neff("create")
     assert (done.returncode, "does not accept the token" in done.stderr) == (exitcodes.REFUSED, True)
     assert not alice.saved.exists()

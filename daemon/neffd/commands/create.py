@@ -80,7 +80,8 @@ def _refusal(error: Any, name: str) -> Exception:
     if status == 403:
         return no_write_access(name, "this token may not create it")
     if status == 409:
-        return CommandError(f"{name} is there already", f"neff set OWNER/{name.rpartition('/')[2]}   (to use it)")
+        mend = f"neff set {name if '/' in name else f'OWNER/{name}'}   (to use it)"
+        return CommandError(f"{name} is there already", mend)
     message = f"{name} could not be created: {getattr(error, 'server_message', None) or error}"
     is_away = status == 429 or (status is not None and status >= 500)
     return CommandError(message, exit_code=exitcodes.UNREACHABLE if is_away else exitcodes.FAILED)

@@ -70,10 +70,10 @@ class TokenSource:
 
     def _login_file(self) -> Path:
         if path := self._environ.get("HF_TOKEN_PATH"):
-            return Path(path).expanduser()
+            return _expanded(path)
         cache = self._environ.get("XDG_CACHE_HOME") or "~/.cache"
         home = self._environ.get("HF_HOME") or f"{cache}/huggingface"
-        return Path(home).expanduser() / "token"
+        return _expanded(home) / "token"
 
 
 class _CachedFile:
@@ -98,6 +98,11 @@ class _CachedFile:
             self._text = path.read_text(errors="replace")
             self._seen = seen
         self._look_at = self._clock() + _LOOK_EVERY_S
+
+
+def _expanded(path: str) -> Path:
+    """As huggingface_hub reads it: `HF_HOME=$SCRATCH/hf`, from a file of variables that no shell expanded."""
+    return Path(os.path.expandvars(Path(path).expanduser()))
 
 
 def _clean(text: str) -> str | None:

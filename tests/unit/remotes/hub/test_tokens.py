@@ -46,6 +46,14 @@ def test_the_order_of_sources(tmp_path: Path) -> None:
         assert TokenSource(environ=environ).get() == expected
 
 
+@pytest.mark.parametrize("name", ["HF_HOME", "HF_TOKEN_PATH"])
+def test_a_place_may_be_named_by_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("SCRATCH", str(tmp_path))
+    write(tmp_path / "hf" / "token", "secret")
+    place = "$SCRATCH/hf" if name == "HF_HOME" else "${SCRATCH}/hf/token"
+    assert TokenSource(environ={name: place}).get() == "secret"
+
+
 def test_anonymous_is_anonymous(tmp_path: Path) -> None:
     given = write(tmp_path / "given", "secret")
     assert TokenSource(given, anonymous=True, environ={"HF_TOKEN": "secret"}).get() is None
