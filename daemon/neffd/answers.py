@@ -14,6 +14,7 @@ from neff.keys import ModuleName
 from neff.protocol import Message
 from neffd import __version__
 from neffd.compiles.keeper import Keeper
+from neffd.fetch.flight import fetching_status
 from neffd.managed import ManagedRoot
 from neffd.remote_list import RemoteList
 from neffd.resources import Resources
@@ -115,6 +116,7 @@ class Answers:
     def status(self) -> dict[str, Any]:
         """The status document; its form is described in docs/protocol.md."""
         now = self._clock()
+        flights = [flight for managed in self._roots for flight in managed.fetcher.flights.under_way()]
         return {
             "schema": 1,
             "version": __version__,
@@ -125,17 +127,7 @@ class Answers:
             "cache_dirs": [managed.status() for managed in self._roots],
             "remotes": [remote.status() for remote in self._remotes],
             "orphaned": [{"remote": remote, "waiting": len(names)} for remote, names in self._remotes.orphans.items()],
-            "fetching": [
-                {
-                    "name": str(flight.name),
-                    "remote": flight.remote,
-                    "done_bytes": flight.own_bytes,
-                    "total_bytes": flight.total_bytes,
-                    "since_s": round(now - flight.began_at, 1),
-                }
-                for managed in self._roots
-                for flight in managed.fetcher.flights.under_way()
-            ],
+            **fetching_status(flights, now),
             "compiling": self._keeper.status(),
             "runs": self._jobs.status(),
             "limits": self.limits.status(),

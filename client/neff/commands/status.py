@@ -45,7 +45,7 @@ def describe(status: Message) -> Iterator[str]:
     remotes, orphaned = objects(status.get("remotes")), objects(status.get("orphaned"))
     none = "none (nothing is shared)" if status.get("remotes") == [] else ""
     yield from _section("remotes", chain(_remotes(remotes), _orphaned(orphaned)), none)
-    yield from _section("fetching", _fetching(objects(status.get("fetching"))))
+    yield from _section("fetching", _fetching(objects(status.get("fetching")), status.get("fetching_count")))
     yield from _section("compiling", _compiling(objects(status.get("compiling"))))
     yield from _section("runs", _runs(fields(status.get("runs"))))
     yield from _section("beyond a limit", _limits(objects(status.get("limits"))))
@@ -156,11 +156,12 @@ def _remote_row(remote: Message) -> list[str]:
     return [name, url, mode, state, f"{held}, {seen}"]
 
 
-def _fetching(fetches: list[Message]) -> Iterator[str]:
+def _fetching(fetches: list[Message], count: object) -> Iterator[str]:
     for fetch in fetches:
         name, remote = texts(fetch, "name", "remote")
         progress = f"{megabytes(fetch.get('done_bytes'))} of {megabytes(fetch.get('total_bytes'))}"
         yield f"{name} from {remote}: {progress}, {duration(fetch.get('since_s'))}"
+    yield from map(str.lstrip, _more("under way, or waiting for their turn", count, fetches))
 
 
 def _compiling(compiles: list[Message]) -> Iterator[str]:

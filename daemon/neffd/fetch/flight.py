@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from neff.keys import LockId, ModuleName
 from neffd.fetch.pace import LONGEST_WAIT_S
+
+# The status document must fit into one line of the local protocol, and thousands may wait for their turn.
+_SHOWN = 100
 
 
 @dataclass(frozen=True)
@@ -125,3 +129,19 @@ class Flights:
 
     def __len__(self) -> int:
         return len(self._open)
+
+
+def fetching_status(flights: Iterable[Flight], now_s: float) -> dict[str, Any]:
+    """The part of the status document: those whose turn has come before those that wait for it, and how many in all."""
+    in_order = sorted(flights, key=lambda flight: not flight.has_begun)
+    rows = [
+        {
+            "name": str(flight.name),
+            "remote": flight.remote,
+            "done_bytes": flight.own_bytes,
+            "total_bytes": flight.total_bytes,
+            "since_s": round(now_s - flight.began_at, 1),
+        }
+        for flight in in_order[:_SHOWN]
+    ]
+    return {"fetching": rows, "fetching_count": len(in_order)}

@@ -222,3 +222,13 @@ def test_a_side_that_is_given_a_rest_says_why_and_how_long() -> None:
     ]
     closed = {"state": "closed", "reason": None, "retry_s": 0.0}
     assert len(_remotes({"remotes": [{"name": "team", "breaker": {"read": closed, "write": None}}]})) == 2
+
+
+def test_what_is_fetched_beyond_the_list_is_counted() -> None:
+    fetches = [{"name": "ns/key", "remote": "team", "done_bytes": 0, "total_bytes": 1e6, "since_s": 3}]
+    lines = _remotes({"fetching": fetches, "fetching_count": 3400})
+    assert lines[1:] == [
+        "  ns/key from team: 0.0 MB of 1.0 MB, 3 s",
+        "  and 3399 more under way, or waiting for their turn",
+    ]
+    assert _remotes({"fetching": fetches})[1:] == lines[1:2]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from neff.keys import ModuleName
-from neffd.fetch.flight import Answer, Flight, Flights
+from neff.protocol import MAX_LINE_BYTES, encode
+from neffd.fetch.flight import Answer, Flight, Flights, fetching_status
 from tests.harness import entries
 from tests.unit.clock import Clock
 
@@ -120,3 +121,17 @@ class FlightMachine(RuleBasedStateMachine):
 
 TestFlight = FlightMachine.TestCase
 TestFlight.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+async def test_thousands_that_wait_for_their_turn_leave_room_for_the_rest_of_the_status() -> None:
+    """Else `neff status` would be refused for as long as a large prefetch goes on."""
+    flights = Flights(Clock())
+    several = [flights.join(entries.module(number))[0] for number in range(5000)]
+    for flight in several:
+        flight.remote = "a" * 63
+    several[-1].begin(5)
+    told = fetching_status(several, 3.0)
+    assert len(encode({"id": 1, "status": told, "done": True})) < MAX_LINE_BYTES / 4
+    assert told["fetching_count"] == 5000
+    assert [row["name"] for row in told["fetching"][:2]] == [str(several[-1].name), str(several[0].name)]
+    assert fetching_status([], 3.0) == {"fetching": [], "fetching_count": 0}
