@@ -21,8 +21,8 @@ PREFIX = "NEFFD_"
 CONFIG_VARIABLE = "NEFFD_CONFIG"
 MAX_FILE_BYTES = 1_048_576
 
-# What Kubernetes tells every pod about a Service called `neffd`.
-_OF_KUBERNETES = re.compile(r"NEFFD_(SERVICE_.*|PORT(_.*)?)")
+# What Kubernetes tells every pod about a Service called `neffd`, or `neffd-…`.
+_OF_KUBERNETES = re.compile(r"(NEFFD(?:_\w+?)??)_(?:SERVICE_(?:HOST|PORT.*)|PORT(?:_.*)?)")
 _NULLS = ("", "~", "null", "Null", "NULL")
 _SECRET_KEY = re.compile(r"token|secret|password|credential", re.IGNORECASE)
 _SECRET_TEXT = re.compile(r"hf_\w+|(?<=://)[^/\s]*@|(?<=\?).*")
@@ -75,10 +75,16 @@ def read(file: str | os.PathLike[str] | None, environ: Mapping[str, str], keys: 
         _read_file(os.fspath(file), by_path, merged)
     by_variable = {key.variable: key for key in by_path.values()}
     for variable, text in sorted(environ.items()):
-        is_ours = variable.startswith(PREFIX) and not _OF_KUBERNETES.fullmatch(variable)
+        is_ours = variable.startswith(PREFIX) and not _is_of_kubernetes(variable, environ)
         if is_ours and variable != CONFIG_VARIABLE:
             _read_variable(variable, text, by_variable, merged)
     return merged
+
+
+def _is_of_kubernetes(variable: str, environ: Mapping[str, str]) -> bool:
+    """Of a longer name only where that service has an address too: NEFFD_HTTP_PORT alone is somebody's mistake."""
+    match = _OF_KUBERNETES.fullmatch(variable)
+    return match is not None and (match[1] == "NEFFD" or f"{match[1]}_SERVICE_HOST" in environ)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -235,9 +235,15 @@ def test_a_clients_remote_is_at_the_environments_hub() -> None:
     assert hub_endpoint({"HF_ENDPOINT": "http://127.0.0.1:1/"}) == "http://127.0.0.1:1"
 
 
-def test_what_kubernetes_says_about_a_service_of_our_name_is_not_ours() -> None:
-    names = ("SERVICE_HOST", "SERVICE_PORT_HTTP", "PORT", "PORT_9817_TCP", "PORT_9817_TCP_ADDR")
-    assert load(None, {**HOST, **{f"NEFFD_{name}": "tcp://10.0.0.1:9817" for name in names}})
+@pytest.mark.parametrize("service", ["NEFFD", "NEFFD_METRICS", "NEFFD_SERVICE", "NEFFD_NODE_EXPORTER"])
+def test_what_kubernetes_says_about_a_service_of_our_name_is_not_ours(service: str) -> None:
+    names = ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_9817_TCP", "PORT_9817_TCP_ADDR")
+    assert load(None, {**HOST, **{f"{service}_{name}": "tcp://10.0.0.1:9817" for name in names}})
+
+
+def test_a_port_of_no_service_is_a_mistake() -> None:
+    with pytest.raises(ConfigError, match="NEFFD_HTTP_PORT: no such key"):
+        load(None, {**HOST, "NEFFD_HTTP_PORT": "9817"})
 
 
 def test_a_socket_path_of_107_bytes_is_the_longest() -> None:
