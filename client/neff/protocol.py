@@ -54,7 +54,7 @@ def decode(line: bytes) -> Message:
     return message
 
 
-def safe_text(text: object) -> str:
-    """`text` fit for a log line or an error message: one line, printable, at most MAX_TEXT_CHARS characters."""
+def safe_text(text: object, most_chars: int = MAX_TEXT_CHARS) -> str:
+    """`text` fit for a log line or an error message: one line, printable, at most `most_chars` characters."""
     printable = "".join(c if c.isprintable() else "?" for c in str(text))
-    return printable if len(printable) <= MAX_TEXT_CHARS else printable[: MAX_TEXT_CHARS - 1] + "…"
+    return printable if len(printable) <= most_chars else printable[: most_chars - 1] + "…"

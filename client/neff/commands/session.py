@@ -16,6 +16,8 @@ from neff.waits import Waits
 # A person would rather wait a moment than be told that a busy daemon is away; a trainer would not.
 CONNECT_S = 2.0
 ANSWER_S = 10.0
+# A path has at most 4,096 bytes; a command with one has some words before it.
+_WHOLE_CHARS = 8_192
 
 WAITS = Waits()
 
@@ -42,6 +44,11 @@ def status_of(connection: Connection) -> Message:
 def texts(message: Message, *names: str) -> list[str]:
     """These fields as printable text, `?` where one is missing."""
     return [safe_text(message[name]) if message.get(name) is not None else "?" for name in names]
+
+
+def whole(message: Message, name: str) -> str:
+    """One field as printable text, `?` where it is missing; a command or a path, which is of no use where it is cut."""
+    return safe_text(message[name], _WHOLE_CHARS) if message.get(name) is not None else "?"
 
 
 def fields(value: object) -> Message:

@@ -9,12 +9,20 @@ from itertools import chain
 from neff import exitcodes
 from neff.commands import withdaemon
 from neff.commands.documents import print_json
-from neff.commands.session import fields, number, objects, session, status_of, texts
+from neff.commands.session import fields, number, objects, session, status_of, texts, whole
 from neff.protocol import Message, safe_text
 
 HELP = "show what the daemon is doing"
 # How it is now, which the sections above say, at times by a newer look.
-_NO_COUNTERS = ("neffd_cache_", "neffd_connections", "neffd_journal_waiting", "neffd_remote_breaker", "neffd_tasks")
+_NO_COUNTERS = (
+    "neffd_cache_",
+    "neffd_connections",
+    "neffd_journal_",
+    "neffd_manifests_waiting",
+    "neffd_not_evicted",
+    "neffd_remote_breaker",
+    "neffd_tasks",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,10 +80,9 @@ def _cache_dirs(cache_dirs: list[Message]) -> Iterator[str]:
 
 def _problems(problems: list[Message]) -> Iterator[str]:
     for problem in problems:
-        reason, detail = texts(problem, "reason", "detail")
-        yield f"  problem: {reason}: {detail}"
+        yield f"  problem: {texts(problem, 'reason')[0]}: {whole(problem, 'detail')}"
         if problem.get("hint"):
-            yield f"  mend it: {texts(problem, 'hint')[0]}"
+            yield f"  mend it: {whole(problem, 'hint')}"
 
 
 def _space(space: Message) -> Iterator[str]:
@@ -116,8 +123,8 @@ def _more(what: str, count: object, shown: object) -> Iterator[str]:
 def _refused(refused: Message) -> Iterator[str]:
     """Copies that failed verification, and where each is kept for a look."""
     for copy in objects(refused.get("shown")):
-        name, reason, folder = texts(copy, "name", "reason", "folder")
-        yield f"  refused: {name}: {reason}" + (f", kept in {folder}" if copy.get("folder") else "")
+        name, reason = texts(copy, "name", "reason")
+        yield f"  refused: {name}: {reason}" + (f", kept in {whole(copy, 'folder')}" if copy.get("folder") else "")
     yield from _more("refused", refused.get("count"), refused.get("shown"))
 
 

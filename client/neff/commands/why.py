@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from neff import exitcodes
 from neff.commands.documents import print_json
 from neff.commands.reasons import explained
-from neff.commands.session import ANSWER_S, WAITS, fields, number, objects, session, texts
+from neff.commands.session import ANSWER_S, WAITS, fields, number, objects, session, texts, whole
 from neff.commands.status import duration
 from neff.errors import LostError
 from neff.patience import SilencePatience
@@ -83,12 +83,12 @@ def _here(part: Message) -> Iterator[str]:
     yield f"  in {root}: {_STATES.get(state, state)}{_origin(part)}"
     failure = fields(part.get("failure"))
     if failure:
-        reason, kept, hint = texts(failure, "reason", "kept", "hint")
+        reason, kept = texts(failure, "reason", "kept")
         yield f"    failed: {explained(reason)}"
         if failure.get("text"):
             yield f"    its log: {texts(failure, 'text')[0]}"
         yield f"    not tried again: {explained(kept)}"
-        yield f"    to have it compiled again: {hint}"
+        yield f"    to have it compiled again: {whole(failure, 'hint')}"
     retried = number(failure.get("retried")) or number(part.get("retried"))
     if retried:
         yield f"    its failures were set aside {_times(retried)}"
@@ -153,7 +153,7 @@ def _taken(event: Message) -> str:
 
 
 def _set_aside(event: Message) -> str:
-    kept_at = texts(event, "kept_at")[0]
+    kept_at = whole(event, "kept_at")
     return f"failed: {_cause(event)}; set aside for another try, kept at {kept_at}"
 
 

@@ -12,6 +12,7 @@ import pytest
 from neff import cli, connection, exitcodes
 from neff.commands import flush, prefetch, session, status
 from neff.protocol import SYSTEM_SOCKET
+from neffd.metrics import Metrics
 from tests.unit.client.recording import RecordedWaits
 from tests.unit.client.scripted import Peer, ScriptedDaemon
 
@@ -232,3 +233,21 @@ def test_what_is_fetched_beyond_the_list_is_counted() -> None:
         "  and 3399 more under way, or waiting for their turn",
     ]
     assert _remotes({"fetching": fetches})[1:] == lines[1:2]
+
+
+def test_a_command_that_mends_is_shown_whole() -> None:
+    """Cut in its path it would be of no use, or touch something else."""
+    command = f"rm '/fsx/{'d' * 300}/model.hlo_module.pb.lock'"
+    detail = f"for 10 min; these processes name it: {'x' * 200} 4711"
+    problem = {"reason": "stale-lock", "detail": detail, "hint": f"{command}\n\x1b"}
+    shown = list(status.describe({"cache_dirs": [{"path": "/c", "problems": [problem]}]}))
+    assert shown[-2:] == [f"    problem: stale-lock: {detail}", f"    mend it: {command}??"]
+    refused = {"count": 1, "shown": [{"name": "n/M", "reason": "digest-mismatch", "folder": "/f" * 150}]}
+    assert _remotes({"remotes": [{"name": "team", "refused": refused}]})[-1].endswith(f"kept in {'/f' * 150}")
+
+
+def test_what_is_so_now_is_not_shown_as_counted_since_the_start() -> None:
+    gauges = {family.name for family in Metrics().registry.collect() if family.type == "gauge"}
+    assert "neffd_tasks" in gauges
+    assert list(status.describe({"counters": dict.fromkeys(gauges, 3)}))[1:] == []
+    assert list(status.describe({"counters": {"neffd_scans": 3}}))[-1] == "  neffd_scans  3"

@@ -38,6 +38,11 @@ def test_an_entry_that_failed() -> None:
     ]
 
 
+def test_the_command_that_has_it_compiled_again_is_shown_whole() -> None:
+    failure = {"reason": "killed", "kept": "retries-used-up", "hint": f"rm /{'c' * 300}/model.log"}
+    assert lines(here=[{"root": "/c", "state": "failed", "failure": failure}])[-1].endswith(failure["hint"])
+
+
 @pytest.mark.parametrize(
     ("part", "line"),
     [
