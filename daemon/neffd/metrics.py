@@ -109,7 +109,14 @@ class Metrics:
     connections = _gauge("neffd_connections", "Clients connected now.")
     limits_met = _counter("neffd_limits_met", "Times that a user was beyond a limit, by which.", "reason")
     tasks = _gauge("neffd_tasks", "Tasks of the event loop that have not ended.")
-    journal_waiting = _gauge("neffd_journal_waiting", "Entries that still have to reach a remote.", "remote")
+    journal_waiting = _gauge(
+        "neffd_journal_waiting", "Entries that are sent to a remote as soon as that is possible.", "remote"
+    )
+    _parked = _gauge(
+        "neffd_journal_parked",
+        "Entries that are kept for a remote and not sent, mostly until somebody acts: `neff status` has the reasons.",
+        "remote",
+    )
 
     manifests_read = _counter("neffd_manifests_read", "Run manifests read from a remote.", "remote")
     manifests_refused = _counter(
@@ -138,6 +145,10 @@ class Metrics:
     def watch_breaker(self, remote: str, side: str, breaker: Breaker) -> None:
         """Show the state of one side of a remote, as it is when somebody looks."""
         self._breakers.labels(remote, side).set_function(lambda: breaker.state.level)
+
+    def watch_parked(self, remote: str, count: Callable[[], int]) -> None:
+        """Show how many entries a remote does not get, as it is when somebody looks."""
+        self._parked.labels(remote).set_function(count)
 
     def value(self, sample: str, **labels: str) -> float:
         """The present value of one sample, 0 if it was never touched."""

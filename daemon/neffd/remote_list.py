@@ -82,6 +82,7 @@ class RemoteList:
         pushed = {managed.remote.name for managed in self._remotes if managed.pusher is not None}
         self.orphans = {remote: await journal.names_for(remote) for remote in sorted(await journal.remotes() - pushed)}
         for remote, names in self.orphans.items():
+            self._shared.metrics.watch_parked(remote, names.__len__)
             log.warning(
                 "%d entries wait for remote %r, which is not configured as read-write; they stay until one is",
                 len(names),
@@ -326,7 +327,7 @@ class RemoteList:
             if outcome in _IS_THERE:
                 catalog.learn(*name)
 
-        return Pusher(
+        pusher = Pusher(
             remote,
             shared.journal,
             shared.metrics,
@@ -342,6 +343,8 @@ class RemoteList:
             on_outcome=delivered,
             clock=shared.clock,
         )
+        shared.metrics.watch_parked(remote.name, lambda: len(pusher.parked))
+        return pusher
 
 
 async def _in_time(looks: Sequence[tuple[str, asyncio.Task[T]]]) -> tuple[list[T], list[str]]:

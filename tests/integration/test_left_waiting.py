@@ -48,7 +48,9 @@ def test_rows_of_a_remote_that_is_gone_are_shown_and_kept(make_daemon: MakeDaemo
         assert host.stop() == 0
         host.config["remotes"] = changed
         host.start()
-        assert host.status()["orphaned"] == [{"remote": "old-name", "waiting": 1}]
+        status = host.status()
+        assert status["orphaned"] == [{"remote": "old-name", "waiting": 1}]
+        assert status["counters"]["neffd_journal_parked"]["remote=old-name"] == 1
         parked = host.ask("flush", timeout_s=5)[-1]["parked"]
         assert parked == [{"name": str(NAME), "remote": "old-name", "reason": "remote-not-configured"}]
     assert host.stop() == 0
@@ -57,6 +59,7 @@ def test_rows_of_a_remote_that_is_gone_are_shown_and_kept(make_daemon: MakeDaemo
     host.start()
     host.wait_until_pushed(1, "old-name")
     assert host.status()["orphaned"] == []
+    assert host.status()["counters"]["neffd_journal_parked"] == {"remote=old-name": 0}
 
 
 def test_what_waits_for_a_remote_that_is_gone_for_good_can_be_given_up(make_daemon: MakeDaemon, tmp_path: Path) -> None:

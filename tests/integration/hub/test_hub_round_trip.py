@@ -123,6 +123,7 @@ def test_a_public_repo_receives_nothing(make_host: MakeHost, hub: HubProcess) ->
         entries.write(host.cache, name, entries.files(name))
         answer = host.ask("flush", timeout_s=30)[-1]
         assert answer["parked"] == [{"name": str(name), "remote": "hub", "reason": "public-repo"}]
+        assert host.counter("neffd_journal_parked", "remote=hub") == 1
         assert not any("MODULE" in path for path in hub.read_files("alice/open"))
 
 
