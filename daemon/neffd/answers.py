@@ -143,4 +143,6 @@ class Answers:
         ]
 
     def _pending(self) -> int:
-        return self._remotes.waiting + sum(managed.collector.settling for managed in self._roots)
+        """What is not known yet counts as one."""
+        settling = sum(managed.collector.settling for managed in self._roots)
+        return self._remotes.waiting + self._remotes.unread + settling

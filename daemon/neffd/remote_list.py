@@ -148,6 +148,11 @@ class RemoteList:
         return sum(managed.pusher.waiting for managed in self._remotes if managed.pusher is not None)
 
     @property
+    def unread(self) -> int:
+        """Remotes for which the journal may hold more than is queued: it was not read yet."""
+        return sum(not managed.pusher.has_begun for managed in self._remotes if managed.pusher is not None)
+
+    @property
     def companions_ready(self) -> int:
         """Documents that could go now."""
         return sum(managed.pusher.companions_ready for managed in self._remotes if managed.pusher is not None)

@@ -62,6 +62,25 @@ def test_rows_of_a_remote_that_is_gone_are_shown_and_kept(make_daemon: MakeDaemo
     assert host.status()["counters"]["neffd_journal_parked"] == {"remote=old-name": 0}
 
 
+def test_a_flush_right_after_the_start_does_not_take_an_unread_journal_for_an_empty_one(
+    make_daemon: MakeDaemon, tmp_path: Path
+) -> None:
+    away, pause = tmp_path / "away", tmp_path / "pause"
+    host = make_daemon("a", remotes=[remote("away", away)])
+    host.start()
+    entries.write(host.cache, NAME, entries.files(NAME))
+    eventually(lambda: host.status()["remotes"][0]["journal"]["waiting"] == 1, "the entry in the journal")
+    assert host.stop() == 0
+    away.mkdir()
+    pause.touch()
+    host.start_as(("-m", "tests.integration.late_journal"), PAUSE_FILE=str(pause))
+    assert host.ask("flush", timeout_s=0.1)[-1]["pending"] == 1
+    pause.unlink()
+    assert host.ask("flush", timeout_s=20)[-1]["pending"] == 0
+    assert entries.shared(entries.read(away, NAME)) == entries.files(NAME)
+    assert host.stop() == 0
+
+
 def test_what_waits_for_a_remote_that_is_gone_for_good_can_be_given_up(make_daemon: MakeDaemon, tmp_path: Path) -> None:
     away, there = tmp_path / "away", tmp_path / "there"
     host = make_daemon("a", remotes=[remote("gone", away), remote("there", there)])

@@ -52,6 +52,9 @@ class Pusher:
         is_refused: whether the copy of an entry that the remote holds now failed our own verification.
         writes: whether the remote may be written now.
         on_outcome: told what became of an entry: `stored`, `already-there`, or why it is parked.
+
+    Attributes:
+        has_begun: what an earlier life left is queued; until then nobody knows what waits.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class Pusher:
         self.access: Access | None = None
         self.trouble: str | None = None
         self.parked: dict[int, Parked] = {}
+        self.has_begun = False
         if companions is not None:
             companions.on_change = self._wake.set
 
@@ -176,7 +180,7 @@ class Pusher:
         except sqlite3.Error as error:
             self._failed(RemoteUnavailable("disk", str(error)))
             return False
-        self.trouble = None
+        self.trouble, self.has_begun = None, True
         return True
 
     async def _attempt(self, work: Callable[[], Awaitable[None]]) -> RemoteUnavailable | None:
