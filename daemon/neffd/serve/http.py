@@ -27,7 +27,7 @@ _STOP_WITHIN_S = 1.0
 _MAX_CONNECTIONS = 64
 _POINTER = """neffd, the Neuron compile cache as a service on this host.
 
-/healthz  200 when all is well, else 503 with the reasons
+/healthz  200 when the daemon can do its work, else 503 with the reasons
 /status   what the daemon knows, as JSON
 /metrics  counters for Prometheus
 """

@@ -9,7 +9,8 @@ from neffd.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-_FATAL = ("disk",)
+# Full as the system says, or as `store.min_free_bytes` does, which comes first: nothing is fetched either way.
+_FATAL = ("disk", "disk-nearly-full", "scan-stuck")
 _MOST_OF_A_REASON = 50
 _MOST_SUBJECTS = 10_000
 

@@ -68,8 +68,12 @@ def test_only_what_keeps_us_from_work_is_fatal_and_only_while_it_lasts(caplog: p
     assert problems.fatal() == []
     assert [kept["reason"] for kept in problems.status()] == ["cannot-share"]
     problems.note("disk", "again", "")
-    assert problems.fatal() == ["disk: again"]
-    assert [record.levelname for record in caplog.records].count("WARNING") == 3
+    problems.note("disk-nearly-full", "nothing more can be evicted", "")
+    problems.note("over-limit", "nothing more can be evicted", "")
+    problems.note("scan-stuck", "no answer", "")
+    expected = ["disk: again", "disk-nearly-full: nothing more can be evicted", "scan-stuck: no answer"]
+    assert problems.fatal() == expected
+    assert [record.levelname for record in caplog.records].count("WARNING") == 6
 
 
 def test_problems_without_end_have_an_end() -> None:
