@@ -19,7 +19,8 @@ HELP = "send what waits for upload, without its quiet time"
 JSON = {
     "pending": "number of entries that still wait; null where the daemon did not say it in time",
     "waiting": "those by remote, where the daemon tells: remote, entries (their number), reason (why, or null)",
-    "parked": "name, remote and reason of entries that are not sent",
+    "parked": "name, remote and reason of entries that are not sent, the first 300",
+    "parked_count": "their number; null where the daemon did not say it in time",
 }
 
 _DEFAULT_TIMEOUT_S = 60.0
@@ -54,10 +55,11 @@ def run(args: argparse.Namespace) -> int:
         dict(zip(("name", "remote", "reason"), texts(item, "name", "remote", "reason"), strict=True))
         for item in objects(last.get("parked"))
     ]
+    parked_count = int(number(last.get("parked_count")) or len(parked))
     if args.json:
-        print_json("flush", pending=int(pending), waiting=waiting, parked=parked)
+        print_json("flush", pending=int(pending), waiting=waiting, parked=parked, parked_count=parked_count)
     else:
-        _print(int(pending), waiting, parked)
+        _print(int(pending), waiting, parked, parked_count)
     if pending:
         return exitcodes.PENDING
     return exitcodes.FAILED if parked else exitcodes.OK
@@ -65,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _unknown(args: argparse.Namespace) -> int:
     if args.json:
-        print_json("flush", pending=None, waiting=[], parked=[])
+        print_json("flush", pending=None, waiting=[], parked=[], parked_count=None)
     else:
         print("still waiting for upload: the daemon did not finish in time, and does not say how much is left")
     return exitcodes.PENDING
@@ -84,13 +86,15 @@ def _waiting(connection: Connection) -> Iterator[Message]:
             yield {"remote": name, "entries": int(entries), "reason": reason if remote.get("reason") else None}
 
 
-def _print(pending: int, waiting: list[Message], parked: list[dict[str, str]]) -> None:
+def _print(pending: int, waiting: list[Message], parked: list[dict[str, str]], parked_count: int) -> None:
     for item in parked:
         print(f"parked    {item['name']} for {item['remote']}: {item['reason']}")
+    if parked_count > len(parked):
+        print(f"parked    and {parked_count - len(parked)} more")
     for item in waiting:
         why = f": {item['reason']}" if item["reason"] else ""
         print(f"{item['entries']} still waiting for {item['remote']}{why}; the daemon goes on")
     if pending and not waiting:
         print(f"{pending} still waiting for upload; the daemon goes on")
     if not pending:
-        print("nothing waits for upload" + (f", {len(parked)} parked" if parked else ""))
+        print("nothing waits for upload" + (f", {parked_count} parked" if parked else ""))

@@ -321,6 +321,15 @@ def test_many_keys_go_in_several_requests(socket_path: Path) -> None:
             exitcodes.FAILED,
             "parked    n/M for team: public-repo\nnothing waits for upload, 1 parked\n",
         ),
+        (
+            {
+                "pending": 0,
+                "parked": [{"name": "n/M", "remote": "team", "reason": "public-repo"}],
+                "parked_count": 2000,
+            },
+            exitcodes.FAILED,
+            "parked    n/M for team: public-repo\nparked    and 1999 more\nnothing waits for upload, 2000 parked\n",
+        ),
     ],
 )
 def test_flush(socket_path: Path, last: Message, code: int, text: str) -> None:
@@ -365,7 +374,7 @@ def test_flush_for_a_program(socket_path: Path, pending: int, code: int) -> None
     waiting = [{"remote": "team", "entries": 2, "reason": "server-error"}] if pending else []
     assert result.returncode == code
     document = {"schema": 1, "command": "flush", "pending": pending, "waiting": waiting, "parked": parked}
-    assert json.loads(result.stdout) == document
+    assert json.loads(result.stdout) == {**document, "parked_count": 1}
 
 
 def test_what_the_daemon_refuses_is_told(socket_path: Path) -> None:

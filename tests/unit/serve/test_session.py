@@ -253,6 +253,14 @@ async def test_prefetch_status_and_flush_as_documented(served: Served) -> None:
         assert await client.receive() == {"id": 4, "pending": 0, "parked": served.host.parked, "done": True}
 
 
+async def test_more_that_is_parked_than_a_line_holds_is_counted(served: Served) -> None:
+    served.host.parked = [{"name": str(entries.module(n)), "remote": "r", "reason": "public-repo"} for n in range(2000)]
+    served.host.flushed.set()
+    async with served.client() as client:
+        last = (await client.ask({"id": 4, "op": "flush", "timeout_s": 60}))[-1]
+    assert (last["parked"], last["parked_count"]) == (served.host.parked[:300], 2000)
+
+
 async def test_without_a_directory_of_ours_the_reason_is_the_answer(served: Served) -> None:
     async with served.client(greet=False) as client:
         (answer,) = await client.ask({"hello": {"protocol": 1, "root": "/other"}})

@@ -41,7 +41,9 @@ class Flush:
             pending, parked = await self._flusher.flush(
                 timeout_s, lambda left: session.reply(number, pending=left), hurry=hurry
             )
-            session.reply(number, pending=pending, parked=parked[:_MAX_PARKED_SHOWN], done=True)
+            shown = parked[:_MAX_PARKED_SHOWN]
+            more = {"parked_count": len(parked)} if len(parked) > len(shown) else {}
+            session.reply(number, pending=pending, parked=shown, **more, done=True)
         finally:
             limits.give_back(limits.flushes, session.uid)
         return None
