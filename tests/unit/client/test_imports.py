@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import neff
 
@@ -38,3 +39,7 @@ def test_the_command_line_is_loaded_by_the_command_only() -> None:
 def test_public_names() -> None:
     assert neff.__all__ == ["__version__", "install", "run_key", "session", "uninstall"]
     assert all(hasattr(neff, name) for name in neff.__all__)
+
+
+def test_a_trainers_type_checker_sees_the_types() -> None:
+    assert (Path(neff.__file__).parent / "py.typed").is_file()
