@@ -25,6 +25,7 @@ from tests.faults import power_scene
 from tests.faults.power_model import Choice, after_power_loss, build
 from tests.faults.power_scene import FETCHED, OWN, Scene
 from tests.harness import entries
+from tests.harness.files import below
 
 
 def lose_power(scene: Scene, cut: int, choice: Choice) -> None:
@@ -98,7 +99,7 @@ def check(scene: Scene, cut: int) -> None:
         for name in OWN:
             _check_own(now, name, is_safe=name in on_remote | waiting)
         _check_fetched(scene.host.cache)
-        assert list(scene.host.cache.rglob("*.lock")) == []
+        assert below(scene.host.cache, "*.lock") == []
 
 
 def _is_on_remote(shared: Path, name: ModuleName) -> bool:

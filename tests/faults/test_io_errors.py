@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from neffd.layouts import xla
 from neffd.remotes import provenance
 from tests.harness import entries
 from tests.harness.daemon import Daemon
+from tests.harness.files import below, left_in_staging
 from tests.harness.waiting import eventually
 
 _FAILING = ("-m", "tests.faults.failing_daemon")
@@ -149,10 +149,6 @@ def _assert_clean(host: Daemon) -> None:
     assert status["state"] == "running"
     staging = Path(status["cache_dirs"][0]["staging"])
 
-    def left() -> list[str]:
-        walk = os.walk(staging)  # which does not mind that folders go meanwhile
-        return [file for _, _, files in walk for file in files if file != "neffd.lock"]
-
-    eventually(lambda: left() == [], "what tries the disk goes as well")
-    assert list(host.cache.rglob("*.lock")) == []
+    eventually(lambda: left_in_staging(staging) == [], "what tries the disk goes as well")
+    assert below(host.cache, "*.lock") == []
     assert "Traceback" not in host.log

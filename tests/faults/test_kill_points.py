@@ -18,6 +18,7 @@ from neffd.layouts import xla
 from neffd.remotes import provenance
 from tests.harness import entries
 from tests.harness.daemon import Daemon
+from tests.harness.files import below, left_in_staging
 from tests.harness.waiting import eventually
 
 _DYING = ("-m", "tests.faults.dying_daemon")
@@ -206,8 +207,8 @@ def _publish_by_hand(shared: Path, name: ModuleName) -> dict[str, bytes]:
 def _assert_nothing_left(host: Daemon, shared: Path) -> None:
     """No half-made thing of ours: not in the staging folder, not on the remote, no lock in the cache directory."""
     staging = Path(host.status()["cache_dirs"][0]["staging"])
-    assert [path for path in staging.rglob("*") if path.is_file() and path.name != "neffd.lock"] == []
-    assert list(host.cache.rglob("*.lock")) == []
+    assert left_in_staging(staging) == []
+    assert below(host.cache, "*.lock") == []
     for module in shared.glob("neuronxcc-*/MODULE_*"):
         name = ModuleName(module.parent.name, module.name)
         assert set(entries.read(shared, name)) >= {"model.neff", "neffd.json"}

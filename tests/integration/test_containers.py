@@ -15,6 +15,7 @@ import pytest
 from neffd.layouts import xla
 from tests.harness import entries
 from tests.harness.daemon import PROJECT, python_path
+from tests.harness.files import below
 from tests.harness.guests import Place, compiling, kill, problems, steps
 from tests.harness.rooms import CONTAINER, ROOT, ROOTLESS, Room, bind, hide, overlay
 from tests.harness.waiting import eventually
@@ -55,7 +56,7 @@ def test_a_compile_that_dies_with_its_container(place: Place) -> None:
     assert len({result["neff_sha256"] for result in results}) == 1
     assert max(result["seconds"] for result in results) < SELDOM_S
     assert host.counter("neffd_stale_locks_cleared") == 1
-    assert not list(host.cache.rglob("*.lock"))
+    assert not below(host.cache, "*.lock")
 
 
 @pytest.mark.parametrize("in_container", [False, True], ids=["user namespace", "rootless container"])
@@ -125,7 +126,7 @@ def test_a_daemon_that_cannot_see_a_process_never_judges_it_dead(place: Place) -
     (problem,) = eventually(lambda: problems(host), "the lock is reported")
     assert problem["reason"] == "stale-lock"
     assert "no process that can be seen" in problem["detail"]
-    assert len(list(host.cache.rglob("*.lock"))) == 1
+    assert len(below(host.cache, "*.lock")) == 1
     assert other.poll() is None
     host.kill()
     host.start()  # in a namespace of its own again, so that pids of before mean nothing

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.harness.daemon import PROJECT, Daemon, python_path
+from tests.harness.files import below
 from tests.harness.waiting import eventually
 from tests.integration.conftest import MakeDaemon
 from tests.neuron.env import standin_env
@@ -46,7 +47,7 @@ def compiles(host: Daemon) -> int:
 
 
 def logs(host: Daemon) -> list[Path]:
-    return list(host.cache.rglob("model.log"))
+    return below(host.cache, "model.log")
 
 
 def name_of(log: Path) -> str:
@@ -180,7 +181,7 @@ def test_extracted_graphs_are_fetched_before_anybody_compiles(make_daemon: MakeD
         eventually(lambda: host_b.counter("neffd_fetched_entries", "remote=shared") == 6, "all six are fetched")
         assert compile_all(host_b) == []
         assert compiles(host_b) == 0
-        assert not list(host_b.cache.rglob("*.lock"))
+        assert not below(host_b.cache, "*.lock")
         key = next(host_b.cache.rglob("model.done")).parent.name
         assert "extracted, and fetched from shared before anybody asked" in neff(host_b, "why", key).stdout
 

@@ -36,6 +36,7 @@ from neffd.store.index import LOCAL, Index
 from neffd.store.root import CacheRoot
 from neffd.tasks import Tasks
 from tests.harness import entries
+from tests.harness.files import below
 from tests.hub import HubServer
 from tests.unit.waiting import until
 
@@ -149,7 +150,7 @@ class World:
     def files(self) -> dict[str, bytes]:
         """Everything below 0_RUNS."""
         if self.hub is None:
-            paths = [path for path in self._shared.rglob("*") if path.is_file()]
+            paths = below(self._shared)
             files = {str(path.relative_to(self._shared)): path.read_bytes() for path in paths}
         else:
             files = self.hub.read_files(REPO) if self._kind == "repo" else self.hub.read_bucket(REPO)

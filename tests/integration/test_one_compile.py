@@ -20,6 +20,7 @@ from neff.keys import ModuleName
 from neffd.layouts import xla
 from tests.harness import entries
 from tests.harness.daemon import PROJECT, Daemon, RawClient, python_path
+from tests.harness.files import below
 from tests.harness.processes import is_gone
 from tests.harness.waiting import eventually
 from tests.integration.conftest import MakeDaemon
@@ -79,7 +80,7 @@ def compiling(host: Daemon) -> list[dict[str, Any]]:
 
 
 def locks(host: Daemon) -> list[Path]:
-    return list(host.cache.rglob("*.lock"))
+    return below(host.cache, "*.lock")
 
 
 def test_one_compiles_the_others_are_woken(make_daemon: MakeDaemon, spawn: Spawn) -> None:

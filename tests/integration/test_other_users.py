@@ -22,6 +22,7 @@ from neffd import limits
 from neffd.layouts import xla
 from tests.harness import entries
 from tests.harness.daemon import PROJECT, Daemon, RawClient
+from tests.harness.files import below
 from tests.harness.guests import Place, compiling, kill, problems, steps
 from tests.harness.rooms import Room, bind
 from tests.harness.waiting import eventually
@@ -83,7 +84,7 @@ def unprepared(place: Place) -> Daemon:
 
 
 def is_locked(host: Daemon) -> bool:
-    return any(host.cache.rglob("*.lock"))
+    return bool(below(host.cache, "*.lock"))
 
 
 def test_the_shipped_set_up(place: Place) -> None:

@@ -14,6 +14,7 @@ from neffd.remotes import provenance
 from neffd.remotes.provenance import FileDigest, Provenance
 from tests.harness import entries
 from tests.harness.daemon import Daemon, RawClient
+from tests.harness.files import left_in_staging
 from tests.harness.waiting import eventually
 from tests.integration.conftest import MakeDaemon
 
@@ -22,7 +23,7 @@ NAME = entries.module(1)
 
 def _staged(host: Daemon) -> list[Path]:
     staging = Path(host.status()["cache_dirs"][0]["staging"])
-    return [path for path in staging.rglob("*") if path.is_file() and path.name != "neffd.lock"]
+    return left_in_staging(staging)
 
 
 def _ask(host: Daemon) -> tuple[str, str]:

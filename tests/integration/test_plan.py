@@ -12,6 +12,7 @@ import pytest
 
 from neff import exitcodes
 from tests.harness.daemon import PROJECT, Daemon
+from tests.harness.files import below
 from tests.harness.waiting import eventually
 from tests.integration.conftest import MakeDaemon
 from tests.integration.test_neff_run import _MAIN, compiles, run
@@ -51,7 +52,7 @@ def test_what_is_foretold_comes_true(make_daemon: MakeDaemon, model: Path, share
     _, numbers, _ = run(first, *_JOB, options=which, compile_s=0.2)
     assert (numbers["graphs"], numbers["compiled"]) == (_GRAPHS, _GRAPHS)
     assert first.ask("flush", timeout_s=20)[-1]["pending"] == 0
-    eventually(lambda: list(shared.rglob("RUN_*.json")), "the manifest is there")
+    eventually(lambda: below(shared, "RUN_*.json"), "the manifest is there")
 
     code, told = plan(first, *which)
     assert (code, told["unsaid"]) == (exitcodes.OK, [])

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.harness.daemon import PROJECT, Daemon
+from tests.harness.files import below
 from tests.harness.waiting import eventually
 from tests.integration.conftest import MakeDaemon
 from tests.neuron.env import standin_env
@@ -33,7 +34,7 @@ def test_the_second_host_knows_what_the_first_one_used(make_daemon: MakeDaemon, 
     assert _neff(first, "plan", *run)[0] == 8
     assert "2 graphs: 2 compiled" in _neff(first, "run", *run, "--", *_TRAINER)[1]
     assert "from: this host" in _neff(first, "plan", *run)[1]
-    eventually(lambda: list(shared.rglob("RUN_*.json")), "the manifest is on the remote")
+    eventually(lambda: below(shared, "RUN_*.json"), "the manifest is on the remote")
 
     second.start()
     code, said = _neff(second, "plan", *run)

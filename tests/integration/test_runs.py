@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.harness import entries
 from tests.harness.daemon import Daemon, RawClient
+from tests.harness.files import below
 from tests.harness.waiting import eventually
 from tests.integration.conftest import MakeDaemon
 
@@ -60,7 +61,7 @@ def test_the_next_host_has_all_before_it_asks(make_daemon: MakeDaemon, shared: P
         first.wait_until_pushed(len(NAMES))
         summary = client.ask("run-ended")[-1]["run"]
     assert summary["names"] == [str(name) for name in NAMES]
-    eventually(lambda: list(shared.rglob("RUN_*.json")), "the manifest is on the remote")
+    eventually(lambda: below(shared, "RUN_*.json"), "the manifest is on the remote")
     assert plan(first, a_run("again"))["state"] == "warm"
 
     second.start()

@@ -16,6 +16,7 @@ from neff.keys import ModuleName
 from neffd.layouts import xla
 from tests.harness import entries
 from tests.harness.daemon import PROJECT, Daemon, RawClient, python_path
+from tests.harness.files import below
 from tests.harness.waiting import eventually
 from tests.hub.process import HubProcess
 from tests.integration.hub.conftest import REPO, MakeHost
@@ -77,7 +78,7 @@ def test_a_fetch_that_stalls_sets_one_compile_free(make_host: MakeHost, hub: Hub
         assert compiles(host) == 1
         assert len({result["neff_sha256"] for result in results}) == 1
         assert max(result["seconds"] for result in results) < SELDOM_S
-        assert list(host.cache.rglob("*.lock")) == []
+        assert below(host.cache, "*.lock") == []
 
 
 def test_ranks_behind_one_that_fetches_are_woken_when_it_is_there(
@@ -147,10 +148,10 @@ def test_a_fetch_that_ends_during_a_compile_is_dropped(make_host: MakeHost, hub:
         host.ask("prefetch", names=[trained], wait=False)
         eventually(lambda: host.status()["fetching"], "the fetch is under way")
         trainer = start(host, hooked=False, compile_s=3)
-        eventually(lambda: list(host.cache.rglob("*.lock")), "it compiles")
+        eventually(lambda: below(host.cache, "*.lock"), "it compiles")
         hub.clear_faults()
         eventually(lambda: not host.status()["fetching"], "the fetch has ended")
-        assert list(host.cache.rglob("*.lock")), "the compile has not"
+        assert below(host.cache, "*.lock"), "the compile has not"
         (compiled,) = ended(trainer)
         assert compiled["compiled"]
         eventually(lambda: staged(host) == [], "the fetched copy is dropped")
