@@ -288,10 +288,14 @@ async def fetched_s(remote: HubRepoRemote, name: ModuleName, folder: Path, wait_
     return outcome.compile_s
 
 
-async def statement_of(hub: HubServer, count: int = 1) -> None:
-    """So many statements have come; what is read of an answer is read before the next round of the loop is over."""
+async def statement_asked(hub: HubServer) -> None:
+    await until(lambda: asked(hub)[FILE_NAME], "it was asked for")
+
+
+async def statement_came(hub: HubServer, count: int = 1) -> None:
+    """So many statements were asked for, and what was answered is read."""
     await until(lambda: asked(hub)[FILE_NAME] >= count, "it was asked for")
-    await asyncio.sleep(0.05)
+    await until(lambda: not any(task.get_name().startswith("statement-") for task in asyncio.all_tasks()), "its end")
 
 
 async def test_what_an_entry_says_of_its_compile_comes_along(
@@ -300,8 +304,8 @@ async def test_what_an_entry_says_of_its_compile_comes_along(
     one, two, none = (entries.module(number) for number in range(3))
     content = {one: stating(one), two: stating(two, compile_s=7.0), none: entries.files(none)}
     await seed(hub, remote, content)
-    assert await fetched_s(remote, one, tmp_path / "1", statement_of(hub)) == 41.5
-    assert await fetched_s(remote, two, tmp_path / "2", statement_of(hub, 2)) == 7.0
+    assert await fetched_s(remote, one, tmp_path / "1", statement_came(hub)) == 41.5
+    assert await fetched_s(remote, two, tmp_path / "2", statement_came(hub, 2)) == 7.0
     assert await fetched_s(remote, none, tmp_path / "3", asyncio.sleep(0)) is None
     before = asked(hub)[FILE_NAME]
     assert await fetched_s(remote, none, tmp_path / "4", asyncio.sleep(0)) is None
@@ -313,14 +317,14 @@ async def test_nobody_waits_for_what_an_entry_says_of_itself(
 ) -> None:
     await seed(hub, remote, {NAME: stating(NAME)})
     hub.add_fault(f"GET /alice/cache/resolve/.*{FILE_NAME}", kind="stall", times=None)
-    assert await fetched_s(remote, NAME, tmp_path / "1", statement_of(hub)) is None
+    assert await fetched_s(remote, NAME, tmp_path / "1", statement_asked(hub)) is None
     hub.clear_faults()
     hub.add_fault(f"GET /alice/cache/resolve/.*{FILE_NAME}", status=500, times=None)
-    assert await fetched_s(remote, NAME, tmp_path / "2", statement_of(hub, 2)) is None
+    assert await fetched_s(remote, NAME, tmp_path / "2", statement_came(hub, 2)) is None
 
 
 async def test_what_was_said_of_another_neff_is_not_believed(
     remote: HubRepoRemote, hub: HubServer, tmp_path: Path
 ) -> None:
     await seed(hub, remote, {NAME: stating(NAME, of=2)})
-    assert await fetched_s(remote, NAME, tmp_path / "1", statement_of(hub)) is None
+    assert await fetched_s(remote, NAME, tmp_path / "1", statement_came(hub)) is None
