@@ -22,23 +22,27 @@ def test_what_hangs_for_good_ends_the_daemon_with_a_message(tmp_path: Path, what
     assert host.start_and_die() == 1
     assert f"no sign of life of the {what}" in host.log
     assert f"ending: no sign of life of the {what}" in host.log
-    assert "time.sleep(for_s)" in host.log, "the stack says where"
+    assert "in wait\n" in host.log, "the stack says where"
 
 
 def test_what_hangs_for_a_while_is_reported_until_it_goes_on(tmp_path: Path) -> None:
-    with Daemon(tmp_path, command=COMMAND, environ={"HANG": "database:1.5"}) as host:
+    end = tmp_path / "end"
+    with Daemon(tmp_path, command=COMMAND, environ={"HANG": f"database:{end}"}) as host:
         eventually(lambda: "database-stuck" in [told["reason"] for told in host.status()["problems"]], "it is said")
+        end.touch()
         eventually(lambda: host.status()["problems"] == [], "it is over")
         assert host.counter("neffd_stalls", "part=database") >= 1
         assert host.stop() == 0
 
 
 def test_a_scan_that_hangs_is_reported_for_its_directory_until_it_goes_on(tmp_path: Path) -> None:
-    with Daemon(tmp_path, command=COMMAND, environ={"HANG": "scan:1.5"}) as host:
+    end = tmp_path / "end"
+    with Daemon(tmp_path, command=COMMAND, environ={"HANG": f"scan:{end}"}) as host:
         eventually(lambda: "scan-stuck" in _reasons(host), "it is said")
         assert host.status()["problems"] == [], "everything else is well"
         assert "a scan does not go on" in host.log
-        assert "time.sleep(for_s)" in host.log, "the stack says where"
+        assert "in wait\n" in host.log, "the stack says where"
+        end.touch()
         eventually(lambda: _reasons(host) == [], "it is over")
         assert host.counter("neffd_stalls", "part=scan") == 1
         assert host.stop() == 0
