@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from neff.keys import ModuleName
 from tests.harness import entries
 from tests.harness.daemon import Daemon
@@ -12,9 +14,12 @@ from tests.hub.process import HubProcess
 from tests.integration.hub.conftest import REPO, MakeHost
 from tests.integration.test_runs import INGREDIENTS, NAMES, a_run, compile_all, plan, rank_of
 
+# A look at a remote's manifests that takes too long lets them rest for up to half a minute.
+_TOLD_WITHIN_S = 60.0
 LATER = [entries.module(number) for number in range(100, 104)]
 
 
+@pytest.mark.timeout(180)
 def test_hosts_that_end_together_with_different_halves_are_one_run_for_the_third(
     hub: HubProcess, make_host: MakeHost
 ) -> None:
@@ -29,7 +34,7 @@ def test_hosts_that_end_together_with_different_halves_are_one_run_for_the_third
         assert {client.receive()["run"]["modules"] for client in (first, second)} == {3}
     third = make_host("c")
     third.start()
-    eventually(lambda: plan(third, a_run("next"))["modules"] == len(NAMES), "both halves are told")
+    eventually(lambda: plan(third, a_run("next"))["modules"] == len(NAMES), "both halves are told", _TOLD_WITHIN_S)
     with rank_of(third, a_run("next")):
         eventually(lambda: all(is_ready(third, name) for name in NAMES), "the union is there, asked by nobody")
 
