@@ -10,7 +10,7 @@ from tests.harness.daemon import Daemon
 from tests.harness.waiting import eventually
 from tests.hub.process import HubProcess
 from tests.integration.hub.conftest import REPO, MakeHost
-from tests.integration.hub.test_hub_round_trip import fetch
+from tests.integration.hub.test_hub_round_trip import answered, fetch
 
 THEIRS, MINE = entries.module(1), entries.module(2)
 _LISTING = "GET /api/{type}/{namespace}/{name}/tree/{revision}/{path}"
@@ -39,8 +39,9 @@ def test_used_up_reads_do_not_stop_uploads(make_host: MakeHost, hub: HubProcess)
     hub.add_fault("GET /api/models/alice/cache/tree/", **_QUOTA)
     with make_host("a") as host:
         entries.write(host.cache, MINE, entries.files(MINE))
-        eventually(lambda: state(host, "read") == "open", "the listing to be refused")
-        assert breaker(host, "read")["reason"] == "rate-limited"
+        # A first look that came too late was the reason until the second.
+        eventually(lambda: breaker(host, "read")["reason"] == "rate-limited", "the listing to be refused")
+        assert state(host, "read") == "open"
         assert breaker(host, "read")["retry_s"] > 60
         assert host.counter("neffd_remote_breaker", "remote=hub,side=read") == 2
         host.wait_until_pushed(1, "hub")
@@ -56,9 +57,9 @@ def test_used_up_commits_do_not_stop_downloads(make_host: MakeHost, hub: HubProc
     with make_host("a") as host:
         hub.add_fault("POST /api/models/alice/cache/commit/", **_QUOTA)
         entries.write(host.cache, MINE, entries.files(MINE))
-        eventually(lambda: state(host, "write") == "open", "the commit to be refused")
-        assert breaker(host, "write")["reason"] == "rate-limited"
-        assert fetch(host, THEIRS) == {str(THEIRS): "ready"}
+        eventually(lambda: breaker(host, "write")["reason"] == "rate-limited", "the commit to be refused")
+        assert state(host, "write") == "open"
+        assert answered(host, THEIRS) == {str(THEIRS): "ready"}
         assert state(host, "read") == "closed"
 
 
@@ -76,6 +77,6 @@ def test_a_hub_that_is_away_stops_both_and_both_come_back(make_host: MakeHost, h
             eventually(partial(is_closed, host, side), f"the {side} side to heal", timeout_s=60)
         assert MINE.key not in host.log, "one line a remote, not one a graph"
         told = [line for line in host.log.splitlines() if " remote hub" in line]
-        assert ": unreachable" in told[0]
+        assert any(": unreachable" in line for line in told)
         assert told[-1].endswith(" answers again")
-        assert fetch(host, THEIRS) == {str(THEIRS): "ready"}
+        assert answered(host, THEIRS) == {str(THEIRS): "ready"}

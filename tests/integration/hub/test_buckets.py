@@ -69,7 +69,7 @@ def test_what_is_asked_for_while_a_long_listing_is_made(make_bucket_host: MakeBu
     hub.add_fault(f"GET /api/buckets/.*/tree/{there.namespace.replace('+', '.+')}", kind="stall", times=None)
     with make_bucket_host("b") as host:
         fetch_all(host, there)
-        assert fetch(host, missing) == {str(missing): "not-on-remotes"}
+        eventually(lambda: fetch(host, missing) == {str(missing): "not-on-remotes"}, "the word on the other")
         assert any("tree" in route for route in hub.counters()["requests"]), "a listing was begun"
 
 

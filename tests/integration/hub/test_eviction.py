@@ -6,7 +6,7 @@ from tests.harness import entries
 from tests.harness.waiting import eventually
 from tests.hub.process import HubProcess
 from tests.integration.hub.conftest import REPO, MakeHost
-from tests.integration.hub.test_hub_round_trip import fetch
+from tests.integration.hub.test_hub_round_trip import answered
 from tests.integration.test_eviction import limited, ready, space, write
 
 
@@ -20,5 +20,5 @@ def test_an_entry_stays_of_which_the_hub_has_only_the_graph(make_host: MakeHost,
             write(host, number)
         eventually(lambda: ready(host) == {1, 2}, "what the Hub really holds goes")
         eventually(lambda: space(host)["kept"] == {"not-shared": 2}, "and the others are said to be nowhere else")
-        assert fetch(host, whole) == {str(whole): "ready"}
+        assert answered(host, whole) == {str(whole): "ready"}
         assert ready(host) >= {1, 2}

@@ -7,10 +7,9 @@ import urllib.request
 from neff.keys import ModuleName
 from tests.harness import entries
 from tests.harness.daemon import Daemon
-from tests.harness.waiting import eventually
 from tests.hub.process import HubProcess
 from tests.integration.hub.conftest import REPO, MakeHost
-from tests.integration.hub.test_hub_round_trip import fetch
+from tests.integration.hub.test_hub_round_trip import answered
 
 _RESOLVE = "GET /{namespace}/{name}/resolve/{revision}/{path}"
 _NEFF_BYTES = 6 << 20
@@ -33,7 +32,7 @@ def test_a_broken_transfer_of_a_large_file_goes_on(make_host: MakeHost, hub: Hub
         wait_until_known(host)
         hub.add_fault("GET /content/", kind="truncate", after_bytes=5 << 20)  # only the NEFF has as much
         hub.reset_counters()
-        assert fetch(host, name) == {str(name): "ready"}
+        assert answered(host, name) == {str(name): "ready"}
         assert entries.read(host.cache, name) == made[name]
     # Its beginning did not come twice, but for what a connection may hold when it breaks.
     assert hub.counters()["bytes_out"] < _NEFF_BYTES + (2 << 20)
@@ -48,7 +47,7 @@ def test_where_requests_run_low_large_files_come_by_xet(make_host: MakeHost, hub
     with make_host("a", remote={"poll_s": 60}) as host:
         wait_until_known(host)
         hub.reset_counters()
-        assert fetch(host, *names) == {str(name): "ready" for name in names}
+        assert answered(host, *names) == {str(name): "ready" for name in names}
         for name in names:
             assert entries.read(host.cache, name) == made[name]
     asked = hub.counters()["requests"]
@@ -58,9 +57,8 @@ def test_where_requests_run_low_large_files_come_by_xet(make_host: MakeHost, hub
 
 
 def wait_until_known(host: Daemon) -> None:
-    """The first look may take longer than a trainer would wait, on a starved machine: then it tells nothing yet."""
     nobodys = entries.module(9)
-    eventually(lambda: fetch(host, nobodys) == {str(nobodys): "not-on-remotes"}, "the repo is known")
+    assert answered(host, nobodys) == {str(nobodys): "not-on-remotes"}
 
 
 def spend_one(hub: HubProcess) -> None:

@@ -11,7 +11,7 @@ from tests.harness.daemon import Daemon
 from tests.harness.waiting import eventually
 from tests.hub.process import HubProcess
 from tests.integration.hub.conftest import REPO, MakeHost
-from tests.integration.hub.test_hub_round_trip import fetch
+from tests.integration.hub.test_hub_round_trip import answered, fetch
 
 NAME, OTHER = entries.module(1), entries.module(2)
 _HEAD = "HEAD /{namespace}/{name}/resolve/{revision}/{path}"
@@ -71,7 +71,7 @@ def test_what_is_spoilt_on_the_way_once_is_fetched_again(make_host: MakeHost, hu
     seed(hub, NAME)
     with make_host("b") as host:
         hub.add_fault("GET (/alice/cache/resolve|/content).*", kind="corrupt", times=1)
-        assert fetch(host, NAME) == {str(NAME): "ready"}
+        assert answered(host, NAME) == {str(NAME): "ready"}
         assert shown(host) == []
         assert refusals(host) == 0
         assert "once more: digest-mismatch" in host.log
