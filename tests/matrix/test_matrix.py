@@ -35,20 +35,31 @@ REQUESTS = {
     "commit": "^POST /api/models/alice/cache/commit/main",
 }
 SUCCESS = "-"
+# How long a read, and a worker, may show no sign of life: where that is waited for, and where a busy machine may do it.
+WAITED_FOR_S, NEVER_S = (1.0, 3.0), (20.0, 30.0)
 
 
 class Host:
     """A Hub that holds THEIRS, and the remote of a host that wants it and brings MINE."""
 
-    def __init__(self, hub: HubServer, folder: Path) -> None:
+    def __init__(self, hub: HubServer, folder: Path, limits_s: tuple[float, float]) -> None:
         self.hub = hub
         self.clock = Clock()
         self._folder = folder
         self._downloads = 0
         self._mine = outgoing(folder / "pinned", MINE, CONTENT[MINE])
         token = TokenSource(environ={"HF_TOKEN": hub.token("alice")})
+        read_s, stall_s = limits_s
         self._make: Callable[[], HubRepoRemote] = lambda: HubRepoRemote(
-            "hub", hub.endpoint, REPO, token, folder / "home", self.clock, read_s=0.3, stall_s=1.5, conflict_pause_s=0.0
+            "hub",
+            hub.endpoint,
+            REPO,
+            token,
+            folder / "home",
+            self.clock,
+            read_s=read_s,
+            stall_s=stall_s,
+            conflict_pause_s=0.0,
         )
         self.remote = self._make()
         self._entry: RemoteEntry | None = None
@@ -94,11 +105,11 @@ class Host:
 
 
 @pytest.fixture
-async def host(tmp_path: Path) -> AsyncIterator[Host]:
+async def host(tmp_path: Path, fault: str) -> AsyncIterator[Host]:
     async with HubServer(tmp_path / "hub") as hub:
         known_by_name(hub)
         hub.seed_files(REPO, {f"{THEIRS}/{file}": data for file, data in CONTENT[THEIRS].items()}, private=True)
-        host = Host(hub, tmp_path)
+        host = Host(hub, tmp_path, WAITED_FOR_S if "stall" in fault else NEVER_S)
         await host.prepare()
         yield host
         await host.remote.close()
