@@ -457,6 +457,7 @@ TEXTS = st.one_of(
 )
 
 
+@pytest.mark.timeout(180)  # 200 files: a busy machine takes a while for them
 @given(
     content=TEXTS,
     environ=st.dictionaries(
