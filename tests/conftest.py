@@ -29,7 +29,7 @@ with contextlib.suppress(ImportError):  # the environment of `make interop` has 
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 # How long a thread that was told to stop may take to end, all threads of one test together.
-THREAD_GRACE_S = 1.0
+THREAD_GRACE_S = 3.0
 # How many turns of the loop a task that was cancelled may take to end.
 TASK_GRACE_TURNS = 5
 
