@@ -23,6 +23,8 @@ from neffd.compiles.keeper import Keeper
 from neffd.compiles.usual import Usual
 from neffd.config import Config
 from neffd.config_defaults import DEFAULT
+from neffd.config_values import Address
+from neffd.errors import NeffdError
 from neffd.fetch.flight import Answer
 from neffd.fetch.refusals import Refusals
 from neffd.limits import Limits
@@ -62,6 +64,7 @@ _ODD_JOBS = 4
 # SIGTERM to exit stays under 10 s: what is nearly done gets this long, then everything is cancelled.
 _FINISH_S = 6.0
 _CANCEL_S = 2.0
+_LISTEN_AGAIN_S = 5.0
 _DAY_S = 86_400.0
 # Without one of these the daemon would go on half alive.
 _VITAL_TASKS = ("collect-", "fetcher-", "space-", "database", "catalog-", "push-", "keeper", "check-")
@@ -269,7 +272,23 @@ class Service:
         if self._config.http is not None:
             pages = await self._in_worker(importlib.import_module, "neffd.serve.http")
             self._http = pages.HttpServer(answers, self._metrics)
-            await self._http.start(self._config.http.host, self._config.http.port)
+            if not await self._listens(self._http, self._config.http):
+                self._tasks.start(self._listen_later(self._http, self._config.http), name="pages")
+
+    async def _listen_later(self, pages: HttpServer, where: Address) -> None:
+        """Somebody else has the address: no reason to serve no trainer."""
+        while not await self._listens(pages, where):  # noqa: ASYNC110, nobody tells when an address is free
+            await asyncio.sleep(_LISTEN_AGAIN_S)
+
+    async def _listens(self, pages: HttpServer, where: Address) -> bool:
+        try:
+            await pages.start(where.host, where.port)
+        except NeffdError as error:
+            self._shared.problems.note(error.reference, error.message, error.hint)
+            return False
+        for reference in ("http-in-use", "http-failed"):
+            self._shared.problems.over(reference)
+        return True
 
     def _start_tasks(self) -> None:
         tasks = self._tasks

@@ -324,6 +324,19 @@ def free_address() -> str:
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
+def test_a_taken_address_costs_the_pages_and_nothing_else(make_daemon: MakeDaemon, shared: Path) -> None:
+    other = entries.module(2)
+    entries.write(shared, other, entries.files(other))
+    taker = socket.create_server(("127.0.0.1", 0))
+    with make_daemon("a", overrides={"http": f"127.0.0.1:{taker.getsockname()[1]}"}) as host:
+        with taker:
+            assert [problem["reason"] for problem in host.status()["problems"]] == ["http-in-use"]
+            assert fetch(host, other)["state"] == "ready"
+        eventually(lambda: host.status()["problems"] == [], "the address is free")
+        assert host.http("/healthz") == (200, '{"ok": true}')
+        assert host.log.count("WARNING") == 1
+
+
 def test_pages_tell_what_happened(make_daemon: MakeDaemon, shared: Path, free_address: str) -> None:
     other = entries.module(2)
     entries.write(shared, other, entries.files(other))
