@@ -74,6 +74,15 @@ def compilers(host: Daemon) -> list[int]:
     return [json.loads(line)["pid"] for line in log.read_text().splitlines()] if log.exists() else []
 
 
+@contextlib.contextmanager
+def held_up(host: Daemon) -> Iterator[None]:
+    """Inside, the compiler that has begun does not end, however long the others take to come."""
+    (compiler,) = eventually(lambda: compilers(host), "the compiler runs")
+    os.kill(compiler, signal.SIGSTOP)
+    yield
+    os.kill(compiler, signal.SIGCONT)
+
+
 def compiling(host: Daemon) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = host.status()["compiling"]
     return rows
@@ -86,7 +95,8 @@ def locks(host: Daemon) -> list[Path]:
 def test_one_compiles_the_others_are_woken(make_daemon: MakeDaemon, spawn: Spawn) -> None:
     with make_daemon("host") as host:
         ranks = [spawn(host, compile_s=2, lock_probe_s=SELDOM_S) for _ in range(4)]
-        (row,) = eventually(lambda: [row for row in compiling(host) if row["waiting"] == 3], "three wait")
+        with held_up(host):
+            (row,) = eventually(lambda: [row for row in compiling(host) if row["waiting"] == 3], "three wait")
         assert row["holder"] == "process"
         assert row["pid"] in [rank.pid for rank in ranks]
         assert row["uid"] == os.getuid()
@@ -174,22 +184,23 @@ def test_the_daemon_knows_who_held_a_lock_across_its_own_death(
 
 def test_a_waiter_that_is_interrupted_leaves_nothing_behind(make_daemon: MakeDaemon, spawn: Spawn) -> None:
     with make_daemon("host") as host:
-        first = spawn(host, compile_s=4)
-        eventually(lambda: compilers(host), "the compiler runs")
-        other = spawn(host, lock_probe_s=SELDOM_S)
-        eventually(lambda: [row for row in compiling(host) if row["waiting"] == 1], "one waits")
-        other.send_signal(signal.SIGINT)
-        _, errors = other.communicate(timeout=10)
-        assert "KeyboardInterrupt" in errors
-        eventually(lambda: [row for row in compiling(host) if row["waiting"] == 0], "nobody waits")
+        first = spawn(host, compile_s=2)
+        with held_up(host):
+            other = spawn(host, lock_probe_s=SELDOM_S)
+            eventually(lambda: [row for row in compiling(host) if row["waiting"] == 1], "one waits")
+            other.send_signal(signal.SIGINT)
+            _, errors = other.communicate(timeout=10)
+            assert "KeyboardInterrupt" in errors
+            eventually(lambda: [row for row in compiling(host) if row["waiting"] == 0], "nobody waits")
         assert outcome(first)[0]["compiled"]
 
 
 def test_a_daemon_that_dies_leaves_the_waiters_to_stocks_own_way(make_daemon: MakeDaemon, spawn: Spawn) -> None:
     with make_daemon("host") as host:
-        ranks = [spawn(host, compile_s=3) for _ in range(3)]
-        eventually(lambda: [row for row in compiling(host) if row["waiting"] == 2], "two wait")
-        host.kill()
+        ranks = [spawn(host, compile_s=2) for _ in range(3)]
+        with held_up(host):
+            eventually(lambda: [row for row in compiling(host) if row["waiting"] == 2], "two wait")
+            host.kill()
         assert sorted(outcome(rank)[0]["compiled"] for rank in ranks) == [False, False, True]
         assert len(compilers(host)) == 1
 
