@@ -87,9 +87,9 @@ def test_remote_goes_away_and_comes_back(make_daemon: MakeDaemon, shared: Path) 
 
 def test_a_remote_to_read_from_gets_nothing(make_daemon: MakeDaemon, shared: Path) -> None:
     with make_daemon("a", mode="read") as host:
-        entries.write(host.cache, NAME, entries.files(NAME))
         other = entries.module(2)
-        entries.write(shared, other, entries.files(other))
+        entries.write(shared, other, entries.files(other))  # before anything has the daemon look there
+        entries.write(host.cache, NAME, entries.files(NAME))
         assert host.ask("flush", timeout_s=10)[-1] == {"id": 1, "pending": 0, "parked": [], "done": True}
         assert fetch(host, other)["state"] == "ready"
         assert remote_status(host)["can_write"] is False

@@ -231,8 +231,8 @@ async def test_a_manifest_costs_no_commit_where_entries_go(make_world: MakeWorld
     host = world.host()
     await until(lambda: host.pusher.access, "whether we may write", 20.0)
     before = world.commits()
-    await host.make(1, 2)
     await host.library.offer(manifest(1, 2), private=False, has_ended=False)
+    await host.make(1, 2)  # later: a batch waits only so long
     await until(lambda: not host.pusher.waiting, "the remote", 20.0)
     assert (world.commits() - before, len(world.files())) == (1, 1)
     # What only found entries of others has one commit of its own, whatever comes later.

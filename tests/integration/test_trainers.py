@@ -12,6 +12,7 @@ import pytest
 
 from tests.harness.daemon import PROJECT, Daemon, python_path
 from tests.harness.files import below
+from tests.harness.waiting import eventually
 from tests.integration.conftest import MakeDaemon
 from tests.neuron.env import standin_env
 
@@ -76,7 +77,7 @@ def test_neuron_parallel_compiles_pool(make_daemon: MakeDaemon) -> None:
                 assert host_a.ask("flush", timeout_s=20)[-1]["pending"] == 0
         assert compiles(host_b) == 0
         assert host_b.counter("neffd_fetched_entries", "remote=shared") == 6
-        assert host_b.status()["cache_dirs"][0]["entries"]["ready"] == 6
+        eventually(lambda: host_b.status()["cache_dirs"][0]["entries"]["ready"] == 6, "all are seen")
 
 
 def test_without_a_daemon_the_trainer_is_alone(make_daemon: MakeDaemon) -> None:
