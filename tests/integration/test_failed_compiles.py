@@ -198,7 +198,8 @@ def test_extracted_graphs_are_left_alone_where_that_is_switched_off(make_daemon:
 
 
 def test_the_story_of_a_module_on_two_hosts(make_daemon: MakeDaemon) -> None:
-    with make_daemon("a") as host_a, make_daemon("b") as host_b:
+    settles = {"settle_s": 2}  # as by default: a trainer tells of its compile before the entry is taken
+    with make_daemon("a", overrides={"upload": settles}) as host_a, make_daemon("b") as host_b:
         assert run("trainer", host_a, *GRAPH, compile_s=1, environ={"RANK": "3"}).returncode == 0
         assert host_a.ask("flush", timeout_s=20)[-1]["pending"] == 0
         assert run("trainer", host_b, *GRAPH).returncode == 0

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import sqlite3
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ _LOOK_EVERY_S = 0.2
 _SHORTEST_COMPILE_S = 0.5
 # In which the start of a process is told.
 _TICK_S = 0.05
+# So many ends of locks are kept that were seen before they were told.
+_MOST_UNTOLD = 1_000
 _SHOWN = 100
 _AT_WORK = 8
 
@@ -98,6 +101,7 @@ class Keeper:
         self._pid_space = processes.pid_space()
         self._looked: dict[Place, float] = {}  # when its lock was last seen
         self._unknown: dict[Place, LockId] = {}
+        self._untold: OrderedDict[Place, tuple[Holder, float]] = OrderedDict()  # and how long it was held
         self._changed = Wake()
         stale.on_gone = self._is_no_more
 
@@ -168,19 +172,25 @@ class Keeper:
         return self._clock() - lockfile.age_s(lock), lockfile.is_new(lock)
 
     def released(self, place: Place, lock: LockId) -> None:
-        """The process that made a lock says that it is gone."""
+        """The process that made a lock says that it is gone; we may have seen that before we hear it."""
+        lock, path = LockId(lock.inode & lockfile.MOST, lock.ctime_ns), self._path(place)
         holder = self._board.holder(place)
-        if holder is None or holder.lock.inode != lock.inode & lockfile.MOST or holder.lock.ctime_ns != lock.ctime_ns:
+        if holder is not None and holder.lock == lock:
+            if lockfile.identity(path) == lock or lockfile.is_hidden(path):
+                return  # says who?
+            self._gone(place)
+        holder, held_s = self._untold.get(place, (None, 0.0))
+        if holder is not None and holder.lock == lock:
+            del self._untold[place]
+            self._note_compile(place, holder, held_s)
+
+    def _note_compile(self, place: Place, holder: Holder, held_s: float) -> None:
+        neff = self._directories[place.root].root.ready_neff(place.name)
+        if held_s < _SHORTEST_COMPILE_S or neff is None:
             return
-        path = self._path(place)
-        if lockfile.identity(path) == holder.lock or lockfile.is_hidden(path):
-            return  # says who?
-        held_s, neff = self._board.age_s(holder), self._directories[place.root].root.ready_neff(place.name)
-        if held_s >= _SHORTEST_COMPILE_S and neff is not None:
-            if holder.is_measured:
-                self._usual.note(place.name, held_s, neff.size_bytes)
-            self._on_compiled(place, holder.pid, holder.uid, held_s if holder.is_measured else None)
-        self._gone(place)
+        if holder.is_measured:
+            self._usual.note(place.name, held_s, neff.size_bytes)
+        self._on_compiled(place, holder.pid, holder.uid, held_s if holder.is_measured else None)
 
     def unlocked(self, place: Place) -> None:
         """A lock file came or went."""
@@ -269,9 +279,16 @@ class Keeper:
         holder = self._board.released(place)
         if holder is None:
             self._board.wake(place)
-        elif not self._board.holds_any(holder.pid):
-            self._watched.drop(holder.pid)
+        else:
+            self._keep_untold(place, holder)
+            if not self._board.holds_any(holder.pid):
+                self._watched.drop(holder.pid)
         self._directories[place.root].nudge()
+
+    def _keep_untold(self, place: Place, holder: Holder) -> None:
+        self._untold[place] = holder, self._board.age_s(holder)
+        if len(self._untold) > _MOST_UNTOLD:
+            self._untold.popitem(last=False)
 
     async def _restored(self) -> bool:
         """Find again those who held locks when the daemon ended; false where the database cannot be read now."""

@@ -305,6 +305,26 @@ async def test_a_compile_is_noted_with_its_time(host: Host) -> None:
     assert host.keeper.facts(host.place)["usually_s"] == pytest.approx(seconds, abs=0.1)
 
 
+@pytest.mark.parametrize("is_taken_again", [False, True])
+async def test_a_compile_counts_also_where_its_end_is_seen_before_it_is_told(host: Host, is_taken_again: bool) -> None:
+    """A trainer may be held up between the two."""
+    lock, began_at = host.make_lock(), time.monotonic() - 0.6
+    host.keeper.took(host.place, lock, pid=os.getpid(), uid=os.getuid(), connection=1, at_s=began_at)
+    entries.write(host.root.path, NAME, entries.files(NAME))
+    host.lock.rename(host.lock.with_name("kept"))  # so that its inode is not used again
+    host.keeper.unlocked(host.place)
+    assert (host.compiled, host.keeper.status()) == ([], [])
+    if is_taken_again:
+        host.keeper.took(host.place, host.make_lock(), pid=os.getpid(), uid=os.getuid(), connection=2)
+    for _ in range(2):
+        host.keeper.released(host.place, lock)
+        ((_, _, _, seconds),) = host.compiled
+        assert seconds is not None
+        assert seconds >= 0.6
+    assert len(host.keeper.status()) == is_taken_again
+    host.start()
+
+
 @pytest.mark.parametrize("skew_s", [-1e9, 1e9])
 @pytest.mark.parametrize("is_restarted", [False, True])
 async def test_a_compile_is_measured_by_no_clock_that_may_jump(
