@@ -6,6 +6,7 @@ import functools
 import logging
 import sqlite3
 import sys
+import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,6 +87,7 @@ class Index:
         self._database = database
         self.boot = boot or boot_id()
         self._own_locks: set[str] = set()
+        self._own_lock_went = threading.Condition()
 
     def known_of(self, root: Path, names: Collection[ModuleName]) -> dict[ModuleName, Known]:
         """What is noted of these entries, as far as anything is. Blocking."""
@@ -237,6 +239,11 @@ class Index:
         """Whether a lock file is one that we have made and not yet let go."""
         return str(lock) in self._own_locks
 
+    def wait_for_own_lock(self, lock: Path, most_s: float) -> None:
+        """Return when another thread of ours has let go of a lock file, or after `most_s`. Blocking."""
+        with self._own_lock_went:
+            self._own_lock_went.wait_for(lambda: not self.is_own_lock(lock), most_s)
+
     def compile_seconds(self, root: Path) -> dict[ModuleName, float]:
         """What compiling each entry took, where that is known. Blocking."""
         query = "SELECT namespace, key, compile_s FROM entries WHERE root = ? AND compile_s IS NOT NULL"
@@ -311,7 +318,9 @@ class Index:
 
     def drop_claim(self, lock: Path) -> None:
         """Forget a lock file that is gone. Blocking."""
-        self._own_locks.discard(str(lock))
+        with self._own_lock_went:
+            self._own_locks.discard(str(lock))
+            self._own_lock_went.notify_all()
         self._database.run_blocking(
             lambda connection: connection.execute("DELETE FROM claims WHERE lock_path = ?", (str(lock),))
         )

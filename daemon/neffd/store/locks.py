@@ -20,6 +20,10 @@ def has_locks(namespace: str) -> bool:
     return keys.ready_mark(namespace) != xla.NEFF
 
 
+# An eviction holds a lock while it removes an entry's few files.
+_OWN_S = 10.0
+
+
 class StockLocks:
     """Takes and gives back locks in one cache directory; a lock of a killed daemon is cleared at its next start."""
 
@@ -41,6 +45,11 @@ class StockLocks:
                         lock.unlink()
                         fsops.sync_directory(lock.parent)  # or a crash brings it back, and nobody knows that it is ours
                 self._index.drop_claim(lock)
+
+    def has_gone(self, lock: Path) -> bool:
+        """Whether a lock file that was there a moment ago is not any more; one of ours is waited for."""
+        self._index.wait_for_own_lock(lock, _OWN_S)
+        return not os.path.lexists(lock)
 
     def _take(self, lock: Path) -> tuple[int, int] | None:
         """Create the file, known to the index by its identity before it has its name."""

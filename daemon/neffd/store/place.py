@@ -25,6 +25,8 @@ from neffd.store.root import PART_SUFFIX, CacheRoot
 from neffd.store.sharing import CannotShare
 
 _PIECE_BYTES = 1 << 20
+# What stood in the way of so many in a row may as well stand in the way of the next.
+_TRIES = 3
 
 
 class Placement(str, Enum):
@@ -54,12 +56,26 @@ class Placer:
         """
         try:
             self._make_namespace(name.namespace)
-            return self._place(name, staged, asker_holds_lock)
+            return self._place_if_possible(name, staged, asker_holds_lock)
         except PermissionError as error:
             where = Path(error.filename2 or error.filename or self._root.path)
             entry = self._root.entry(name)
             command = sharing.share_command(self._root.path, entry.parent, entry)
             raise CannotShare(f"{where}: {error.strerror}", command) from None
+
+    def _place_if_possible(self, name: ModuleName, staged: Path, asker_holds_lock: bool) -> Placement:
+        """Once more where what was in the way has gone: an eviction has the lock, and then the folder, for a moment."""
+        target, tries = self._root.entry(name), 0
+        while True:
+            tries += 1
+            try:
+                placement = self._place(name, staged, asker_holds_lock)
+            except FileNotFoundError:
+                if tries == _TRIES or os.path.lexists(target):
+                    raise
+                continue
+            if placement is not Placement.LOCKED or tries == _TRIES or not self._locks.has_gone(target / xla.LOCK):
+                return placement
 
     def _place(self, name: ModuleName, staged: Path, asker_holds_lock: bool) -> Placement:
         target = self._root.entry(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from neff.keys import ModuleName
 from neffd import points
 from neffd.layouts import xla
 from neffd.store.index import Index
+from neffd.store.locks import StockLocks
 from neffd.store.place import Placement, Placer
-from neffd.store.root import CacheRoot
+from neffd.store.root import CacheRoot, Inspection
 from neffd.store.sharing import CannotShare
 from tests.harness import entries
 from tests.unit.store.conftest import stage
@@ -89,6 +91,37 @@ def test_d_locked_by_somebody_else(placer: Placer, root: CacheRoot) -> None:
     (folder / xla.LOCK).unlink()
     assert placer.place(NAME, staged, asker_holds_lock=False) is Placement.PLACED
     assert entries.read(root.path, NAME) == _with_own_input(NAME)
+
+
+def test_a_lock_of_our_own_is_waited_for(placer: Placer, root: CacheRoot, index: Index) -> None:
+    """An eviction holds it for a moment: the trainer that asks would compile what is here."""
+    folder = entries.write(root.path, NAME, {"model.hlo_module.pb": b"its own"})
+    staged = stage(root, entries.files(NAME))
+    with ThreadPoolExecutor(1) as beside:
+        with StockLocks(root, index).taken(folder / xla.LOCK) as is_ours:
+            assert is_ours
+            placing = beside.submit(placer.place, NAME, staged, asker_holds_lock=False)
+            with pytest.raises(TimeoutError):
+                placing.result(0.2)
+        assert placing.result() is Placement.PLACED
+    assert entries.read(root.path, NAME) == _with_own_input(NAME)
+
+
+def test_a_folder_that_goes_in_the_middle_is_made_anew(placer: Placer, root: CacheRoot) -> None:
+    """As at the end of an eviction."""
+    folder = entries.write(root.path, NAME, {})
+    inspect, once = CacheRoot.inspect, pytest.MonkeyPatch()
+
+    def inspect_and_remove(self: CacheRoot, name: ModuleName) -> Inspection:
+        looks = inspect(self, name)
+        once.undo()
+        folder.rmdir()
+        return looks
+
+    once.setattr(CacheRoot, "inspect", inspect_and_remove)
+    assert placer.place(NAME, stage(root, entries.files(NAME)), asker_holds_lock=False) is Placement.PLACED
+    assert entries.read(root.path, NAME) == entries.files(NAME)
+    assert _staged_files(root) == []
 
 
 @GENERATIONS
