@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import sqlite3
 import subprocess
@@ -148,27 +147,34 @@ def test_trainers_hit_all_the_time_while_everything_is_evicted(make_daemon: Make
         for number, name in enumerate(names):
             entries.write(shared, name, entries.files(name, seed=number))
         script = """
-import pathlib, sys, time
-root, until = pathlib.Path(sys.argv[1]), time.monotonic() + 8
-whole = {folder: set() for folder in sys.argv[2:]}
-while time.monotonic() < until:
+import pathlib, sys
+root, enough = map(pathlib.Path, sys.argv[1:3])
+whole = {folder: set() for folder in sys.argv[3:]}
+print("reads", flush=True)
+while not enough.exists():
     for folder in whole:
         if (root / folder / "model.done").exists():
             whole[folder].add((root / folder / "model.neff").read_bytes())
 print(*(len(seen) for seen in whole.values()))
 """
-        command = [sys.executable, "-c", script, str(host.cache), *map(str, names)]
+        enough = host.home / "enough"
+        command = [sys.executable, "-c", script, str(host.cache), str(enough), *map(str, names)]
         environ = {**os.environ, "PYTHONPATH": python_path()}
         with subprocess.Popen(command, stdout=subprocess.PIPE, env=environ, text=True) as reader:
-            for pause_s in itertools.cycle((0.3, 3.0)):  # wanted again before, and after, all of it is gone
-                for name in names:
-                    assert fetch(host, name)["state"] == "ready"
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    reader.wait(pause_s)
-                    break
             assert reader.stdout is not None
+            assert reader.stdout.readline() == "reads\n"
+            try:
+                for until_gone in (False, True) * 2:  # wanted again before, and after, all of it is gone
+                    for name in names:
+                        assert fetch(host, name)["state"] == "ready"
+                    if until_gone:
+                        eventually(lambda: len(list(host.cache.glob("*/MODULE_*"))) == 1, "all but one are gone")
+                    else:
+                        time.sleep(0.3)
+            finally:
+                enough.touch()
             assert reader.stdout.read() == "1 1 1\n", "each NEFF was seen, and always the same"
-            assert reader.returncode == 0
+            assert reader.wait(20) == 0
         assert host.counter("neffd_fetched_entries", "remote=shared") > space(host)["evicted_entries"] > 0
 
 
