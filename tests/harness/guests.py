@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.harness.daemon import PROJECT, Daemon, python_path
 from tests.harness.rooms import CONTAINER, ROOTLESS, Mount, Room, bind, hide
-from tests.neuron.env import STACK_DIR, standin_env
+from tests.neuron.env import FLAGS_OF_OUR_OWN, STACK_DIR, standin_env
 from tests.unit.store.as_user import User
 
 _END_S = 40.0
@@ -108,6 +108,7 @@ class Place:
         work_dir = self.work / f"work of {room.user.uid}"
         environ = standin_env(
             self.inside / "cache" if is_inside else host.cache,
+            flags=FLAGS_OF_OUR_OWN,
             **{"compile_log": self.work / f"compiles of {room.user.uid}", "work_dir": work_dir} | switches,
         )
         environ["NEFFD_SOCKET"] = str(self.inside / "run" / host.socket.name if is_inside else host.socket)

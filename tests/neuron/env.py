@@ -13,6 +13,8 @@ STACK_DIR = NEURON_DIR / "stack"
 BIN_DIR = STACK_DIR / "bin"
 PROJECT_DIR = NEURON_DIR.parent.parent
 _STACK_MODULES = ("libneuronxla", "neuronxcc", "standin_switches")
+# Compiler flags that no other test process has: a lock stays while any process on the machine names its module.
+FLAGS_OF_OUR_OWN = f"--of-test-process={os.getpid()}"
 _STACK_USERS = ("tests.neuron.callers", "tests.neuron.parallel_compile")
 
 
