@@ -118,10 +118,10 @@ class Library:
         return made
 
     async def _known(self, source: Source, manifest: Manifest) -> frozenset[str] | None:
-        """Keys that manifests of the same run key on one remote name; None where it has not been read to the end."""
+        """Keys that manifests of the same run key on one remote name; None where it was not read to the end lately."""
         wanted = Wanted(manifest.namespace, manifest.run_key, manifest.ingredients)
         looked: Looked = await self._reader.look(source, wanted)
-        if not looked.is_certain:
+        if not (looked.is_certain or looked.is_recent):  # one that is always slow would never be told of anything
             return None
         return frozenset(module.key for other in looked.same_key for module in other.modules)
 

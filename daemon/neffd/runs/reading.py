@@ -29,6 +29,8 @@ _LIMIT_S = 60.0
 _AT_ONCE = 16
 # A listing of so lately is used again.
 _FRESH_S = 0.5
+# Longer than a look in vain is rested after the first time: a reading that took more than our patience has ended then.
+_RECENT_S = 60.0
 _PICTURES_KEPT = 64
 
 
@@ -66,11 +68,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Looked:
-    """What is known of one remote; `is_certain` where it has been read to the end just now."""
+    """What is known of one remote; `is_certain` where it has been read to the end just now, `is_recent` lately."""
 
     same_key: tuple[Manifest, ...]
     nearest: tuple[Manifest, ...]
     is_certain: bool
+    is_recent: bool
 
 
 class Reader:
@@ -96,7 +99,8 @@ class Reader:
         if not is_certain and source.catalog.trouble is None:
             is_certain = await self._wait(key, source, wanted, picture)
         same_key = self._on_shelf(remote, picture.same_key)
-        return Looked(same_key, () if same_key else self._on_shelf(remote, picture.nearest), is_certain)
+        is_recent = picture.listed_s is not None and self._clock() - picture.listed_s < _RECENT_S
+        return Looked(same_key, () if same_key else self._on_shelf(remote, picture.nearest), is_certain, is_recent)
 
     def changed(self, remote: str) -> None:
         """What was seen of a remote is not all that it has any more."""

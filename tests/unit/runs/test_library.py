@@ -9,6 +9,8 @@ from typing import cast
 import pytest
 
 from neffd.catalog.catalog import Catalog
+from neffd.config import RemoteConfig
+from neffd.config_sections import UploadConfig
 from neffd.fetch.fetcher import Source
 from neffd.metrics import Metrics
 from neffd.remotes.base import Document, Remote, RemoteUnavailable
@@ -16,6 +18,7 @@ from neffd.runs import manifests, reading
 from neffd.runs.library import Found, Library
 from neffd.runs.manifests import Manifest, union
 from neffd.runs.shelf import FORGOTTEN_AFTER_S, Shelf
+from neffd.runs.turns import FIRST_RETRY_S
 from neffd.store.database import Database
 from neffd.tasks import Tasks
 from tests.harness import entries
@@ -37,6 +40,9 @@ class Memory:
         self.may_answer.set()
         self.error: Exception | None = None
         self.put(*held)
+
+    def knows(self, namespace: str, key: str) -> bool:
+        return True
 
     def put(self, *held: Manifest) -> None:
         self.files |= {manifests.path_of(one): manifests.encode(one) for one in held}
@@ -154,6 +160,26 @@ async def test_a_remote_that_hangs_delays_no_other(make: MakeSearcher, monkeypat
     found = await searcher.find()
     assert (union(found.same_key), found.away) == (union([manifest(1), manifest(2)]), [])
     assert slow.listings == 1, "what was begun is gone on with"
+
+
+async def test_a_remote_that_is_always_slower_than_our_patience_is_told_all_the_same(
+    make: MakeSearcher, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "PATIENCE_S", 0.05)
+    remote = Memory("slow")
+    searcher = make(remote)
+    config = RemoteConfig(url="file:///slow", name="slow", mode="read-write")
+    outgoing = searcher.library.outgoing(config, UploadConfig(), remote.source)
+    outgoing.access(False)
+    await searcher.library.offer(manifest(1, 2), private=False)
+    clock.pass_s(UploadConfig().quiet_s)
+    remote.may_answer.clear()
+    assert await outgoing.alone() == {}
+    remote.may_answer.set()
+    assert (await searcher.find()).away == [], "what was begun has come to its end"
+    clock.pass_s(FIRST_RETRY_S)
+    remote.may_answer.clear()
+    assert list(await outgoing.alone()) == [manifests.path_of(manifest(1, 2))]
 
 
 async def test_a_remote_in_trouble_is_remembered_and_not_asked(make: MakeSearcher) -> None:
