@@ -8,6 +8,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# Until a remote has a run's manifest: a look at it that was slow is taken again after 30 s.
+TOLD_S = 45.0
 _LOOK_EVERY_S = 0.02
 
 

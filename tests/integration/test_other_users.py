@@ -25,7 +25,7 @@ from tests.harness.daemon import PROJECT, Daemon, RawClient
 from tests.harness.files import below
 from tests.harness.guests import Place, compiling, kill, problems, steps
 from tests.harness.rooms import Room, bind
-from tests.harness.waiting import eventually
+from tests.harness.waiting import TOLD_S, eventually
 from tests.unit.store.as_user import User
 
 pytestmark = [
@@ -300,7 +300,7 @@ def test_a_stranger_who_wants_everything(place: Place) -> None:
             OUTSIDER.user.uid,
             limits.CONNECTIONS,
         )
-    (told,) = eventually(lambda: list(place.shared.glob("**/RUN_*")), "the member's run is told")
+    (told,) = eventually(lambda: list(place.shared.glob("**/RUN_*")), "the member's run is told", TOLD_S)
     eventually(lambda: OUTSIDER.user.run(lambda: in_a_run(host, [2], then="run-ended")), "it is served again")
     assert eventually(lambda: "untrusted-owner" in host.log, "its run is judged")
     assert [module["key"] for module in json.loads(told.read_text())["modules"]] == [names[0].key]

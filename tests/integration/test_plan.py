@@ -12,11 +12,12 @@ import pytest
 
 from neff import exitcodes
 from tests.harness.daemon import PROJECT, Daemon
-from tests.harness.files import below
-from tests.harness.waiting import eventually
+from tests.harness.waiting import TOLD_S, eventually
 from tests.integration.conftest import MakeDaemon
 from tests.integration.test_neff_run import _MAIN, compiles, run
 from tests.neuron.env import standin_env
+
+pytestmark = pytest.mark.timeout(120)
 
 _PHASES = (
     "adam_update,attention_forward,attention_backward",
@@ -52,7 +53,7 @@ def test_what_is_foretold_comes_true(make_daemon: MakeDaemon, model: Path, share
     _, numbers, _ = run(first, *_JOB, options=which, compile_s=0.2)
     assert (numbers["graphs"], numbers["compiled"]) == (_GRAPHS, _GRAPHS)
     assert first.ask("flush", timeout_s=20)[-1]["pending"] == 0
-    eventually(lambda: below(shared, "RUN_*.json"), "the manifest is there")
+    eventually(lambda: list(shared.rglob("RUN_*.json")), "the manifest is there", TOLD_S)
 
     code, told = plan(first, *which)
     assert (code, told["unsaid"]) == (exitcodes.OK, [])

@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.harness.daemon import PROJECT, Daemon
-from tests.harness.files import below
-from tests.harness.waiting import eventually
+from tests.harness.waiting import TOLD_S, eventually
 from tests.integration.conftest import MakeDaemon
 from tests.neuron.env import standin_env
+
+pytestmark = pytest.mark.timeout(120)
 
 _MAIN = f"import sys; sys.path[0] = {str(PROJECT / 'client')!r}; from neff.cli import main; sys.exit(main())"
 _TRAINER = [sys.executable, "-m", "tests.neuron.trainer", "--graphs", "adam_update,attention_forward"]
@@ -34,7 +37,7 @@ def test_the_second_host_knows_what_the_first_one_used(make_daemon: MakeDaemon, 
     assert _neff(first, "plan", *run)[0] == 8
     assert "2 graphs: 2 compiled" in _neff(first, "run", *run, "--", *_TRAINER)[1]
     assert "from: this host" in _neff(first, "plan", *run)[1]
-    eventually(lambda: below(shared, "RUN_*.json"), "the manifest is on the remote")
+    eventually(lambda: list(shared.rglob("RUN_*.json")), "the manifest is on the remote", TOLD_S)
 
     second.start()
     code, said = _neff(second, "plan", *run)

@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.harness import entries
 from tests.harness.daemon import Daemon, RawClient
-from tests.harness.files import below
-from tests.harness.waiting import eventually
+from tests.harness.waiting import TOLD_S, eventually
 from tests.integration.conftest import MakeDaemon
+
+pytestmark = pytest.mark.timeout(120)
 
 NAMES = [entries.module(number) for number in range(6)]
 INGREDIENTS: dict[str, Any] = {
@@ -66,7 +69,7 @@ def test_the_next_host_has_all_before_it_asks(make_daemon: MakeDaemon, shared: P
         first.wait_until_pushed(len(NAMES))
         summary = client.ask("run-ended")[-1]["run"]
     assert summary["names"] == [str(name) for name in NAMES]
-    eventually(lambda: below(shared, "RUN_*.json"), "the manifest is on the remote")
+    eventually(lambda: list(shared.rglob("RUN_*.json")), "the manifest is on the remote", TOLD_S)
     assert plan(first, a_run("again"))["state"] == "warm"
 
     second.start()
