@@ -12,6 +12,7 @@ import pytest
 
 from neff import exitcodes
 from tests.harness.daemon import PROJECT, Daemon
+from tests.harness.listing import modules_told
 from tests.harness.waiting import TOLD_S, eventually
 from tests.integration.conftest import MakeDaemon
 from tests.integration.test_neff_run import _MAIN, compiles, run
@@ -53,7 +54,7 @@ def test_what_is_foretold_comes_true(make_daemon: MakeDaemon, model: Path, share
     _, numbers, _ = run(first, *_JOB, options=which, compile_s=0.2)
     assert (numbers["graphs"], numbers["compiled"]) == (_GRAPHS, _GRAPHS)
     assert first.ask("flush", timeout_s=20)[-1]["pending"] == 0
-    eventually(lambda: list(shared.rglob("RUN_*.json")), "the manifest is there", TOLD_S)
+    eventually(lambda: len(modules_told(shared)) == _GRAPHS, "the manifest is there", TOLD_S)
 
     code, told = plan(first, *which)
     assert (code, told["unsaid"]) == (exitcodes.OK, [])
@@ -64,10 +65,12 @@ def test_what_is_foretold_comes_true(make_daemon: MakeDaemon, model: Path, share
     assert compiles(first) == _GRAPHS
 
     second.start()
+    eventually(lambda: not plan(second, *which)[1]["away"], "what the remote tells, read to its end")
     code, told = plan(second, *which)
     assert (code, told["remote"], told["sure"]) == (exitcodes.FETCHABLE, _GRAPHS, "same-key")
     third.start()
     other = ("--model", str(model), "--batch_size", "4", "--dtype", "bf16")
+    eventually(lambda: not plan(third, *other)[1]["away"], "the same for another run")
     code, told = plan(third, *other)
     assert (code, told["missing"], told["differs"]) == (exitcodes.WILL_COMPILE, _GRAPHS, ["shapes.batch_size"])
     assert told["compile_s"] > 0

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.daemon import PROJECT, Daemon
+from tests.harness.listing import modules_told
 from tests.harness.waiting import TOLD_S, eventually
 from tests.integration.conftest import MakeDaemon
 from tests.neuron.env import standin_env
@@ -37,11 +38,13 @@ def test_the_second_host_knows_what_the_first_one_used(make_daemon: MakeDaemon, 
     assert _neff(first, "plan", *run)[0] == 8
     assert "2 graphs: 2 compiled" in _neff(first, "run", *run, "--", *_TRAINER)[1]
     assert "from: this host" in _neff(first, "plan", *run)[1]
-    eventually(lambda: list(shared.rglob("RUN_*.json")), "the manifest is on the remote", TOLD_S)
+    eventually(lambda: len(modules_told(shared)) == 2, "the manifest is on the remote", TOLD_S)
 
     second.start()
+    eventually(lambda: _neff(second, "plan", *run)[0] == 2, "what the remote tells, read to its end")
     code, said = _neff(second, "plan", *run)
     assert (code, said.splitlines()[0].partition(":")[2]) == (2, " 2 of 2 graphs, 0.4 MB")
+    eventually(lambda: _neff(second, "plan", *run, "--batch-size", "4")[0] == 3, "the same for another run")
     code, said = _neff(second, "plan", *run, "--batch-size", "4")
     assert (code, "differs in shapes.batch_size" in said) == (3, True)
     assert _neff(second, "prefetch", "--wait", *run)[0] == 0

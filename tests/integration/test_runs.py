@@ -14,6 +14,7 @@ import pytest
 
 from tests.harness import entries
 from tests.harness.daemon import Daemon, RawClient
+from tests.harness.listing import modules_told
 from tests.harness.waiting import TOLD_S, eventually
 from tests.integration.conftest import MakeDaemon
 
@@ -69,7 +70,7 @@ def test_the_next_host_has_all_before_it_asks(make_daemon: MakeDaemon, shared: P
         first.wait_until_pushed(len(NAMES))
         summary = client.ask("run-ended")[-1]["run"]
     assert summary["names"] == [str(name) for name in NAMES]
-    eventually(lambda: list(shared.rglob("RUN_*.json")), "the manifest is on the remote", TOLD_S)
+    eventually(lambda: len(modules_told(shared)) == len(NAMES), "the manifest is on the remote", TOLD_S)
     assert plan(first, a_run("again"))["state"] == "warm"
 
     second.start()
