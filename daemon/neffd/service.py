@@ -308,7 +308,7 @@ class Service:
         if days is not None:
             tasks.start(workdirs.run(days * _DAY_S, self._workers), name="workdirs")
         tasks.start(self._in_worker(self._shared.database.check_blocking), name="check")
-        tasks.start(memory.give_back(self._workers), name="memory")
+        tasks.start(memory.keep_level(self._workers), name="memory")
 
     async def _open_later(self, managed: ManagedRoot) -> None:
         """Its disk was full or read-only at the start."""

@@ -51,7 +51,7 @@ memory._EVERY_S = 0.001
 
 async def wait():
     with ThreadPoolExecutor(1) as workers:
-        giving = asyncio.get_running_loop().create_task(memory.give_back(workers))
+        giving = asyncio.get_running_loop().create_task(memory.keep_level(workers))
         while resident_kb() > held - 20_000:
             await asyncio.sleep(0.001)
         giving.cancel()
@@ -62,11 +62,34 @@ print("given back")
     assert _run(script) == "given back\n"
 
 
+@pytest.mark.skipif(sys.version_info[:2] == (3, 12), reason="names are never forgotten there")
+def test_names_take_no_more_room_later() -> None:
+    """As many as the daemon's paths have in hours."""
+    script = """
+import sys
+from pathlib import Path
+from neffd import memory, service
+from neffd.remotes.hub import repo
+from neffd.serve import http
+
+resident_kb = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * 4
+if sys.argv[1:] == ["made"]:
+    memory.make_room_for_names()
+held = resident_kb()
+for number in range(60_000):
+    Path(f"module-{number}")
+print(resident_kb() - held)
+"""
+    grown_kb = [int(_run(script, *how)) for how in ([], ["made"])]
+    assert grown_kb[0] > 700 > 300 > grown_kb[1]
+
+
 async def test_without_such_a_c_library_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda _: object())
+    monkeypatch.setattr(memory, "_EVERY_S", 0.0)
     memory.share_one_heap()
     with ThreadPoolExecutor(1) as workers:
-        await asyncio.wait_for(memory.give_back(workers), 5)
+        await asyncio.wait_for(memory.keep_level(workers), 5)
 
 
 def _run(script: str, *arguments: str) -> str:
