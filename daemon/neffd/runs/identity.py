@@ -110,7 +110,7 @@ def of_message(value: object) -> Identity | None:
     if not isinstance(value, dict) or not isinstance(key := value.get("key"), str) or not is_run_key(key):
         return None
     ingredients, instance = value.get("ingredients"), value.get("instance")
-    if not isinstance(ingredients, dict) or not _is_bounded(ingredients):
+    if not isinstance(ingredients, dict) or not _is_bounded(ingredients) or not _is_text(model_id(ingredients) or ""):
         ingredients = {}
     text = safe_text(instance) if isinstance(instance, str) else ""
     return Identity(text, key, ingredients, value.get("private") is not False, value.get("prefetch") is not False)
@@ -175,6 +175,15 @@ def _is_bounded(ingredients: Mapping[str, Any]) -> bool:
         if not level:
             return len(json.dumps(ingredients)) <= MAX_RUN_BYTES
     return False
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be written down: half of a pair of surrogates cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _parts(value: dict[str, Any] | list[Any]) -> Iterable[object]:

@@ -217,6 +217,18 @@ async def test_a_rank_that_is_later_than_its_launcher_is_not_forgotten(host: Hos
     assert [run["modules"] for run in host.running()] == [1], "the same name again is another run"
 
 
+async def test_a_model_whose_name_is_no_text_keeps_nobodys_runs_from_being_written_down(host: Host) -> None:
+    host.make(0, 1)
+    odd = host.greet("odd", ingredients={**INGREDIENTS, "model": {"id": "org/\ud800", "type": "llama"}})
+    host.jobs.used(odd, NAMES[:1])
+    host.jobs.used(host.greet(uid=1001), NAMES[1:2])
+    with _running(host):
+        await until(lambda: all(run.is_written and not run.changed for run in host.jobs._recorder), "both are written")
+        await host.jobs.write()  # what was under way has ended
+    assert await asyncio.to_thread(rows, host, "SELECT count(*) FROM run_modules") == 2
+    assert host.owners.of(NAMES[0]) == {PRIVATE}, "of which model, nobody can find out"
+
+
 async def test_somebody_else_who_names_a_run_has_one_of_its_own(host: Host) -> None:
     """It neither ends, nor joins, nor makes private what is another user's."""
     host.make(0, 1)
