@@ -68,6 +68,8 @@ def test_what_is_foretold_comes_true(make_daemon: MakeDaemon, model: Path, share
     eventually(lambda: not plan(second, *which)[1]["away"], "what the remote tells, read to its end")
     code, told = plan(second, *which)
     assert (code, told["remote"], told["sure"]) == (exitcodes.FETCHABLE, _GRAPHS, "same-key")
+    by_key = plan(second, "--run", next(shared.rglob("RUN_*.json")).name.partition("-")[0])
+    assert (by_key[0], by_key[1]["remote"], by_key[1]["sure"]) == (exitcodes.FETCHABLE, _GRAPHS, "same-key")
     third.start()
     other = ("--model", str(model), "--batch_size", "4", "--dtype", "bf16")
     eventually(lambda: not plan(third, *other)[1]["away"], "the same for another run")

@@ -374,8 +374,10 @@ class Jobs:
             return [f"neuronxcc-{compiler}"], []
         roots = [place.root for place in self._places()]
         latest: list[str] = await self._in_worker(directories.latest_namespaces, roots, _NAMESPACES)
-        there, unasked = ([], []) if latest else await self._namespaces()
-        return latest or there[:_NAMESPACES], unasked
+        if latest and identity.ingredients:
+            return latest, []
+        there, unasked = await self._namespaces()  # a key alone may be that of a compiler which nobody used here yet
+        return list(dict.fromkeys([*latest, *there[:_NAMESPACES]])), unasked
 
     async def _in_worker(self, work: Callable[..., Any], *args: object) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._workers, work, *args)

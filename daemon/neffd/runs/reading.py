@@ -36,7 +36,7 @@ _PICTURES_KEPT = 64
 
 @dataclass(frozen=True)
 class Wanted:
-    """The manifests of one run key, else those of runs of the same model. `ingredients` may be unknown."""
+    """The manifests of one run key, else those of runs of the same model. `ingredients` may be unknown, or empty."""
 
     namespace: str
     run_key: str
@@ -45,14 +45,14 @@ class Wanted:
     @property
     def folder(self) -> str:
         """Where to look: models of one type are listed together, since a copy under another name has the same key."""
-        if self.ingredients is None:
+        if not self.ingredients:
             return f"{self.namespace}/{RUNS_FOLDER}"
         return manifests.type_folder_of(self.namespace, self.ingredients)
 
     @property
     def model_folder(self) -> str | None:
         """Where runs of the same model are; None where no model is known."""
-        if self.ingredients is None or not self.ingredients.get("model"):
+        if not self.ingredients or not self.ingredients.get("model"):
             return None
         return manifests.folder_of(self.namespace, self.ingredients)
 

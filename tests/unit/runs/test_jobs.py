@@ -21,7 +21,7 @@ from neffd.metrics import Metrics
 from neffd.publish.take import Trust
 from neffd.runs import jobs as jobs_module
 from neffd.runs import plans, recorder
-from neffd.runs.identity import PRIVATE
+from neffd.runs.identity import PRIVATE, Identity
 from neffd.runs.jobs import Jobs
 from neffd.runs.library import Found
 from neffd.runs.manifests import Manifest, UsedModule, encode, path_of
@@ -68,10 +68,13 @@ class Remote:
         self.room: int | None = None
         self.asked: list[ModuleName] = []
         self.pinned: list[set[ModuleName]] = []
+        self.namespaces: list[str] = []
+        self.looked_in: list[str] = []
         self._flights = Flights(Clock())
 
     async def find(self, namespace: str, key: str, ingredients: object) -> Found:
-        return Found([one for one in self.manifests if one.run_key == key])
+        self.looked_in.append(namespace)
+        return Found([one for one in self.manifests if (one.namespace, one.run_key) == (namespace, key)])
 
     async def offer(self, manifest: Manifest, *, private: bool, run: str, has_ended: bool) -> None:
         self.offered.append((manifest, private, has_ended))
@@ -159,7 +162,7 @@ class Host:
         return shown
 
     async def _namespaces(self) -> tuple[list[str], list[str]]:
-        return [], []
+        return self.remote.namespaces, []
 
     async def _refresh(self, namespaces: object) -> None:
         pass
@@ -227,6 +230,16 @@ async def test_a_model_whose_name_is_no_text_keeps_nobodys_runs_from_being_writt
         await host.jobs.write()  # what was under way has ended
     assert await asyncio.to_thread(rows, host, "SELECT count(*) FROM run_modules") == 2
     assert host.owners.of(NAMES[0]) == {PRIVATE}, "of which model, nobody can find out"
+
+
+async def test_a_key_alone_is_looked_for_under_compilers_that_were_not_used_here_yet(host: Host) -> None:
+    host.make(0)
+    newer = entries.NAMESPACE.replace("2.", "3.", 1)
+    host.remote.namespaces = [newer, entries.NAMESPACE]
+    host.remote.manifests = [Manifest(newer, KEY, INGREDIENTS, (UsedModule(NAMES[1].key),))]
+    found = await host.jobs.expected(Identity("", KEY))
+    assert (list(found.modules), found.sure) == ([ModuleName(newer, NAMES[1].key)], plans.SAME_KEY)
+    assert host.remote.looked_in == [entries.NAMESPACE, newer]
 
 
 async def test_somebody_else_who_names_a_run_has_one_of_its_own(host: Host) -> None:
@@ -422,9 +435,7 @@ def test_ten_thousand_modules_are_counted_at_once() -> None:
     assert looked == names[5_000:], "each once"
 
 
-def _identity() -> Any:
-    from neffd.runs.identity import Identity
-
+def _identity() -> Identity:
     return Identity("", KEY, INGREDIENTS)
 
 

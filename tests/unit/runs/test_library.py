@@ -126,6 +126,11 @@ async def test_who_joins_a_reading_hears_what_it_has_read_however_much_is_read_m
     assert [(await seen).same_key for seen in (first, second)] == [(manifest(1, 2),)] * 2
 
 
+async def test_a_key_alone_finds_its_manifests_of_whatever_model(make: MakeSearcher) -> None:
+    searcher = make(Memory("one", manifest(1, 2), manifest(3, run_key=key(1))))
+    assert (await searcher.find(ingredients={})).same_key == [manifest(1, 2)]
+
+
 async def test_each_manifest_is_read_once(make: MakeSearcher) -> None:
     remote = Memory("one", manifest(1, 2))
     searcher = make(remote)
