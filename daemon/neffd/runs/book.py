@@ -8,12 +8,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from neff.keys import ModuleName
-from neffd.runs.identity import Identity, split_name
+from neffd.runs.identity import Identity, model_id, split_name
 from neffd.runs.manifests import Manifest, UsedModule
 from neffd.runs.recorder import ASKED, Run, Used
 from neffd.store import columns
@@ -31,9 +31,17 @@ _FAIRLY = (
     f"SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY {_USER} ORDER BY id DESC) AS place FROM runs)"
     " ORDER BY place DESC, id LIMIT ?"
 )
-_WITH_KEY = (
+# Those that ended before their first graph say nothing.
+_HAS_MODULES = "EXISTS (SELECT 1 FROM run_modules WHERE run_id = runs.id)"
+_LATEST = (
     f"SELECT {_COLUMNS} FROM (SELECT *, row_number() OVER (PARTITION BY {_USER} ORDER BY id DESC) AS place"
-    " FROM runs WHERE run_key = ?) ORDER BY place, id DESC LIMIT ?"
+    " FROM runs WHERE {}) ORDER BY place, id DESC LIMIT ?"
+)
+_WITH_KEY = _LATEST.format(f"run_key = ? AND {_HAS_MODULES}")
+_MODEL = "CASE WHEN json_valid(ingredients) THEN json_extract(ingredients, '$.model.{}') END"
+_OF_MODEL = _LATEST.format(
+    f"id IN (SELECT max(id) FROM runs WHERE run_key != '' AND {_MODEL.format('id')} IS ?"
+    f" AND {_MODEL.format('type')} IS ? AND {_HAS_MODULES} GROUP BY {_USER}, run_key)"
 )
 _DROP = f"DELETE FROM runs WHERE id IN ({_FAIRLY}) AND (ended_at IS NOT NULL OR heard_at < ?)"
 _COUNT = "SELECT count(*) FROM runs"
@@ -104,12 +112,16 @@ class Book:
 
         The latest of each user first: however many one has, the others' are not forgotten over them.
         """
+        return await self._database.run(lambda connection: _manifests(connection, _WITH_KEY, (run_key, most)))
 
-        def read(connection: sqlite3.Connection) -> list[Manifest]:
-            rows = connection.execute(_WITH_KEY, (run_key, most)).fetchall()
-            return [found for row in rows for found in manifests_of(_run(connection, row, 0.0))]
-
-        return await self._database.run(read)
+    async def of_model(self, ingredients: Mapping[str, Any], most: int = 8) -> list[Manifest]:
+        """The same of the latest run of each key with the model of these ingredients. Raises sqlite3.Error."""
+        model = ingredients.get("model")
+        told = model.get("type") if isinstance(model, Mapping) else None
+        of_model = (model_id(ingredients), told if isinstance(told, str) else None, most)
+        if of_model[:2] == (None, None):
+            return []
+        return await self._database.run(lambda connection: _manifests(connection, _OF_MODEL, of_model))
 
     async def owners(self) -> list[tuple[ModuleName, str]]:
         """Modules, and the models whose runs used them. Raises sqlite3.Error."""
@@ -196,6 +208,11 @@ def _write(connection: sqlite3.Connection, change: _Change, now: float) -> int:
         ],
     )
     return row
+
+
+def _manifests(connection: sqlite3.Connection, query: str, values: Sequence[object]) -> list[Manifest]:
+    rows = connection.execute(query, values).fetchall()
+    return [found for row in rows for found in manifests_of(_run(connection, row, 0.0))]
 
 
 def _run(connection: sqlite3.Connection, row: tuple[Any, ...], now_s: float) -> Run:

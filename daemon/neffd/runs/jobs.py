@@ -196,9 +196,9 @@ class Jobs:
         found = await asyncio.gather(
             *(self._library.find(namespace, identity.run_key, identity.ingredients) for namespace in namespaces)
         )
-        here = [(_HERE, manifest) for manifest in await self._known_here(identity.run_key)]
+        here, others_here = await self._known_here(identity)
         same = here + [(path_of(manifest), manifest) for one in found for manifest in one.same_key]
-        others = [(path_of(manifest), manifest) for one in found for manifest in one.nearest]
+        others = others_here + [(path_of(manifest), manifest) for one in found for manifest in one.nearest]
         away = tuple(dict.fromkeys([*unasked, *(remote for one in found for remote in one.away)]))
         expected = plans.expect(same, others, identity.ingredients)
         self._on_expected({name: one.compile_s for name, one in expected.modules.items() if one.compile_s is not None})
@@ -359,13 +359,14 @@ class Jobs:
             log.info("what run %s of uid %d used is not told: %s", run.identity.run_key, run.identity.uid, reason)
         run.withheld = reason
 
-    async def _known_here(self, run_key: str) -> list[Manifest]:
-        if not run_key:
-            return []
+    async def _known_here(self, identity: Identity) -> tuple[list[plans.Known], list[plans.Known]]:
+        """What runs of the same key used on this host; where there is none, what those of the same model did."""
+        same, others = list[Manifest](), list[Manifest]()
         with contextlib.suppress(sqlite3.Error):
             await self.write()
-            return await self._book.with_key(run_key)
-        return []
+            same = await self._book.with_key(identity.run_key) if identity.run_key else []
+            others = [] if same else await self._book.of_model(identity.ingredients)
+        return [(_HERE, manifest) for manifest in same], [(_HERE, manifest) for manifest in others]
 
     async def _of(self, identity: Identity) -> tuple[list[str], list[str]]:
         """The compiler versions that a run may use, and the remotes that did not say which they have."""

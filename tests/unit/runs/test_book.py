@@ -64,6 +64,38 @@ def kept(tmp_path: Path) -> Iterator[Kept]:
     kept.database.close()
 
 
+LLAMA = {"model": {"id": None, "type": "llama", "config": {"hidden_size": 8}}}
+
+
+def test_runs_that_met_no_graph_do_not_hide_what_is_known_of_their_key(kept: Kept) -> None:
+    """Such as those of a job that is started again and again, and dies while it loads its data."""
+    run = kept.run("good")
+    kept.use(run, 0)
+    asyncio.run(kept.book.write([run, *(kept.run(f"vain-{number}") for number in range(20))]))
+    (known,) = asyncio.run(kept.book.with_key(KEY))
+    assert [module.key for module in known.modules] == [NAMES[0].key]
+
+
+def test_the_latest_run_of_each_key_of_a_model(kept: Kept) -> None:
+    for number, (run_key, batch_size) in enumerate([("b", 2), ("c", 4), ("c", 4), ("d", 8)]):
+        run = kept.run(f"{number}", "RUN_" + run_key * 32, ingredients={**LLAMA, "shapes": {"batch_size": batch_size}})
+        kept.use(run, *([number] if run_key != "d" else []))
+        asyncio.run(kept.book.write([run]))
+    other = kept.run("other", "RUN_" + "e" * 32, ingredients={"model": {"id": "org/other", "type": "llama"}})
+    kept.use(other, 3)
+    asyncio.run(kept.book.write([other]))
+    found = asyncio.run(kept.book.of_model(LLAMA))
+    assert [(one.ingredients["shapes"]["batch_size"], one.modules[0].key) for one in found] == [
+        (4, NAMES[2].key),
+        (2, NAMES[0].key),
+    ]
+    damage = "UPDATE runs SET ingredients = '{' WHERE run_key LIKE 'RUN_c%'"
+    kept.database.run_blocking(lambda connection: connection.execute(damage))
+    assert len(asyncio.run(kept.book.of_model(LLAMA))) == 1
+    for model in ({}, "llama", {"type": ["llama"]}):
+        assert asyncio.run(kept.book.of_model({"model": model})) == []
+
+
 def test_an_open_run_goes_on_in_the_next_life(kept: Kept) -> None:
     run = kept.run()
     kept.use(run, 2, 0)

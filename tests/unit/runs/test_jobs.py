@@ -232,6 +232,15 @@ async def test_a_model_whose_name_is_no_text_keeps_nobodys_runs_from_being_writt
     assert host.owners.of(NAMES[0]) == {PRIVATE}, "of which model, nobody can find out"
 
 
+async def test_a_host_that_tells_no_remote_knows_its_own_runs_of_the_model(host: Host) -> None:
+    asked = {**INGREDIENTS, "shapes": {"batch_size": 4}}
+    host.jobs.used(host.greet(ingredients={**INGREDIENTS, "shapes": {"batch_size": 1}}), NAMES[:2])
+    plan = await host.jobs.plan(Identity("", "RUN_" + "cd" * 16, asked))
+    assert (plan["state"], plan["missing"], plan["differs"]) == ("will-compile", 2, ["shapes.batch_size"])
+    plan = await host.jobs.plan(Identity("", "RUN_" + "ef" * 16, INGREDIENTS))
+    assert (plan["sure"], plan["unsaid"], plan["from"]) == ("same-model", ["shapes.batch_size"], ["this host"])
+
+
 async def test_a_key_alone_is_looked_for_under_compilers_that_were_not_used_here_yet(host: Host) -> None:
     host.make(0)
     newer = entries.NAMESPACE.replace("2.", "3.", 1)
