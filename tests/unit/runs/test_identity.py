@@ -30,8 +30,12 @@ TORCHRUN = {"TORCHELASTIC_RUN_ID": "abc", "MASTER_ADDR": "10.0.0.1", "MASTER_POR
 @pytest.fixture
 def process() -> Iterator[int]:
     """Some process in a group of its own."""
-    command = [sys.executable, "-c", "import sys; sys.stdin.read()", "train.py", "--lr=1"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as started:
+    script = "import sys; print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", script, "train.py", "--lr=1"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True) as started:
+        assert started.stdout is not None
+        started.stdout.readline()  # before, its command may not be seen yet
         yield started.pid
         started.communicate()
 
