@@ -53,7 +53,8 @@ class Launcher:
         """Greet, and have the run's modules brought; waits for the greeting alone, and shortly."""
         try:
             self._connection = self._connect()
-            if prefetch and KNOWS_RUNS in self._connection.capabilities:
+            is_anywhere = cache_root(self._environ) is not None  # else nothing would be found where it is brought
+            if prefetch and is_anywhere and KNOWS_RUNS in self._connection.capabilities:
                 self._connection.tell(PREFETCH, {"run": self._run.message(), "wait": False})
         except DaemonError:
             self.close()

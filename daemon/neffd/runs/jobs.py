@@ -140,13 +140,15 @@ class Jobs:
         identity = dataclasses.replace(identity, uid=self._whose(identity, session.pid))
         if not self._recorder.may_join(identity):
             return self.limits.met(RUNS, identity.uid)
-        run, is_new = self._recorder.joined(identity, id(session))
+        run, _ = self._recorder.joined(identity, id(session))
         self._of_session[id(session)] = session.pid, run
         self._owners.note(run.changed, run.identity)
         session.on_close(functools.partial(self._left, id(session)), key="run")
-        is_wanted = is_new and self._prefetch and identity.run_key and identity.wants_prefetch
-        if is_wanted and self.limits.may_guess(identity.uid):
-            self._tasks.start(self._begin(run, session.root), name=f"begin-{identity.name}")
+        is_wanted = self._prefetch and identity.run_key and identity.wants_prefetch and not run.is_begun
+        if is_wanted and session.root is not None:  # one that is none of ours would never be looked into
+            run.is_begun = True
+            if self.limits.may_guess(identity.uid):
+                self._tasks.start(self._begin(run, session.root), name=f"begin-{identity.name}")
         return None
 
     def is_of(self, session: Client, run_key: str) -> bool:
@@ -296,9 +298,9 @@ class Jobs:
             self._metrics.saved_s.labels(remote).inc(compile_s)
         self._wake.set()
 
-    async def _begin(self, run: Run, root: str | None) -> None:
+    async def _begin(self, run: Run, root: str) -> None:
         """Bring what the run is going to need."""
-        place = next((place for place in self._places() if root in (None, str(place.root.path))), None)
+        place = next((place for place in self._places() if root == str(place.root.path)), None)
         if place is None:
             return
         expected = await self.expected(run.identity)

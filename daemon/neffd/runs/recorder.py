@@ -44,6 +44,7 @@ class Run:
 
     Attributes:
         number: the recorder's own, or the database's once it is there.
+        is_begun: whether what it will need was looked for, in this life of the daemon.
         is_expected: whether anything is known of what it will need; None while that is being found out.
         last_fetched: cache directory, module, and the remote that it came from.
         followed: modules whose company was fetched with them.
@@ -63,6 +64,7 @@ class Run:
     has_ended: bool = False
     is_written: bool = False
     offered: int = 0
+    is_begun: bool = False
     is_expected: bool | None = None
     last_fetched: tuple[str, ModuleName, str] | None = None
     followed: set[ModuleName] = field(default_factory=set)
@@ -232,5 +234,5 @@ def _told_more(run: Run, identity: Identity) -> bool:
     if is_private and not run.identity.is_private:
         run.changed |= run.modules.keys()
     run.identity = replace(named, is_private=is_private)
-    run.is_written = False
+    run.is_begun, run.is_written = run.is_begun and not is_other, False
     return is_other

@@ -300,6 +300,20 @@ def test_a_hung_daemon_costs_a_session_its_greeting_alone(socket_path: Path, mon
         assert waits.limits_s == [0.25, 0.25]
 
 
+def test_a_run_whose_cache_is_no_directory_has_nothing_brought(socket_path: Path) -> None:
+    from neff.runs.launcher import Launcher
+
+    seen: list[Message] = []
+    run = marker.Run("RUN_" + "0" * 32, "i", None, True)
+    with ScriptedDaemon(socket_path, serving(seen, {}, capabilities=KNOWS)) as daemon:
+        for url in ("s3://bucket/cache", "/cache"):
+            launcher = Launcher(run, daemon.path, {"NEURON_COMPILE_CACHE_URL": url})
+            launcher.begin(prefetch=True)
+            launcher.end()
+    asked = [message.get("op", message.get("root")) for message in seen]
+    assert asked == [None, None, "run-ended", "/cache", "prefetch", "/cache", "run-ended"]
+
+
 def test_a_hung_end_is_not_waited_for_long(socket_path: Path) -> None:
     from neff.runs.launcher import Launcher
     from tests.unit.client.recording import RecordedWaits

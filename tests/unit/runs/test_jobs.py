@@ -241,6 +241,24 @@ async def test_a_host_that_tells_no_remote_knows_its_own_runs_of_the_model(host:
     assert (plan["sure"], plan["unsaid"], plan["from"]) == ("same-model", ["shapes.batch_size"], ["this host"])
 
 
+async def test_what_a_run_needs_is_brought_where_it_looks(host: Host) -> None:
+    """Not for its launcher, which may see another cache directory; once, but again after a restart of the daemon."""
+    host.remote.manifests = [Manifest(entries.NAMESPACE, KEY, INGREDIENTS, (UsedModule(NAMES[0].key, 1000),))]
+    launcher = Client(None)
+    host.greet_again(launcher, "one")
+    await _looked(host)
+    assert host.remote.asked == []
+    ranks = [host.greet("one") for _ in range(3)]
+    await until(lambda: host.remote.asked, "it is brought for the first that looks here")
+    await _looked(host)
+    assert host.remote.asked == [NAMES[0]]
+    host.jobs.used(ranks[0], NAMES[1:2])
+    await host.jobs.write()
+    await host.again()
+    host.greet("one")
+    await until(lambda: host.remote.asked.count(NAMES[0]) == 2, "what had not come yet is")
+
+
 async def test_a_key_alone_is_looked_for_under_compilers_that_were_not_used_here_yet(host: Host) -> None:
     host.make(0)
     newer = entries.NAMESPACE.replace("2.", "3.", 1)
@@ -446,6 +464,11 @@ def test_ten_thousand_modules_are_counted_at_once() -> None:
 
 def _identity() -> Identity:
     return Identity("", KEY, INGREDIENTS)
+
+
+async def _looked(host: Host) -> None:
+    """All that was begun for runs has ended."""
+    await until(lambda: not [one for one in asyncio.all_tasks() if one.get_name().startswith("begin-")], "all is begun")
 
 
 def _is_heard(host: Host) -> bool:
