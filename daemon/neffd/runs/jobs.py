@@ -25,7 +25,7 @@ from neffd.runs.budget import Budget
 from neffd.runs.completing import complete
 from neffd.runs.identity import PRIVATE, Identity, ancestors, identify, model_id
 from neffd.runs.interfaces import Client, Library, Place
-from neffd.runs.manifests import Manifest, UsedModule, path_of
+from neffd.runs.manifests import Manifest, UsedModule
 from neffd.runs.owners import Owners
 from neffd.runs.pins import Pins
 from neffd.runs.plans import Expected
@@ -43,7 +43,6 @@ _LOOK_EVERY_S = 30.0
 _SHOWN_RUNS = 20
 # Where nobody says for which compiler, those used last are looked at.
 _NAMESPACES = 3
-_HERE = "this host"
 # Why others are not told of a run.
 UNTRUSTED = "untrusted-owner"
 
@@ -198,13 +197,10 @@ class Jobs:
         found = await asyncio.gather(
             *(self._library.find(namespace, identity.run_key, identity.ingredients) for namespace in namespaces)
         )
-        here, others_here = await self._known_here(identity)
-        same = here + [(path_of(manifest), manifest) for one in found for manifest in one.same_key]
-        others = others_here + [(path_of(manifest), manifest) for one in found for manifest in one.nearest]
-        away = tuple(dict.fromkeys([*unasked, *(remote for one in found for remote in one.away)]))
-        expected = plans.expect(same, others, identity.ingredients)
+        same, others = await self._known_here(identity)
+        expected: Expected = await self._in_worker(plans.put_together, same, others, found, identity.ingredients)
         self._on_expected({name: one.compile_s for name, one in expected.modules.items() if one.compile_s is not None})
-        return dataclasses.replace(expected, away=away)
+        return dataclasses.replace(expected, away=tuple(dict.fromkeys((*unasked, *expected.away))))
 
     async def plan(self, identity: Identity) -> Message:
         """Will it compile? See `neffd.runs.plans`."""
@@ -361,14 +357,14 @@ class Jobs:
             log.info("what run %s of uid %d used is not told: %s", run.identity.run_key, run.identity.uid, reason)
         run.withheld = reason
 
-    async def _known_here(self, identity: Identity) -> tuple[list[plans.Known], list[plans.Known]]:
+    async def _known_here(self, identity: Identity) -> tuple[list[Manifest], list[Manifest]]:
         """What runs of the same key used on this host; where there is none, what those of the same model did."""
         same, others = list[Manifest](), list[Manifest]()
         with contextlib.suppress(sqlite3.Error):
             await self.write()
             same = await self._book.with_key(identity.run_key) if identity.run_key else []
             others = [] if same else await self._book.of_model(identity.ingredients)
-        return [(_HERE, manifest) for manifest in same], [(_HERE, manifest) for manifest in others]
+        return same, others
 
     async def _of(self, identity: Identity) -> tuple[list[str], list[str]]:
         """The compiler versions that a run may use, and the remotes that did not say which they have."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from neff.keys import ModuleName
-from neffd.runs.manifests import Manifest, UsedModule, union
+from neffd.runs.interfaces import Found
+from neffd.runs.manifests import Manifest, UsedModule, path_of, union
 
 SAME_KEY, SAME_MODEL, NONE = "same-key", "same-model", "none"
 # Another source of guesses: what was published together.
@@ -17,6 +18,7 @@ WARM, FETCHABLE, WILL_COMPILE, UNKNOWN = "warm", "fetchable", "will-compile", "u
 # Of these, another value means other graphs; a difference in what is left usually does not.
 _DECISIVE = ("model.", "task", "shapes.", "dtype", "cores", "parallel.", "compiler", "target", "inferred.")
 _SHOWN_NAMES = 1_000
+_HERE = "this host"
 # What is assumed of the line until something was fetched.
 _BYTES_PER_S = 50e6
 _LATENCY_S = 0.2
@@ -68,6 +70,27 @@ def unsaid(asked: Mapping[str, Any], theirs: Iterable[Mapping[str, Any]]) -> tup
     names = {name for other in theirs for name, _ in _flat(other) if name not in ours}
     open_ones = [name for name in names if name.startswith(_DECISIVE) and name != "model.id"]  # a name makes no graphs
     return tuple(sorted(open_ones, key=_by_weight))
+
+
+def put_together(
+    same_here: Sequence[Manifest],
+    others_here: Sequence[Manifest],
+    found: Sequence[Found],
+    ingredients: Mapping[str, Any],
+) -> Expected:
+    """What this host and remotes know of a run. Slow where that is much: nothing for the event loop.
+
+    Args:
+        same_here, others_here: what this host's runs of the same key used, and those of the same model.
+        found: on remotes, one for each compiler version.
+        ingredients: of the run that is asked about.
+    """
+    same = [(_HERE, one) for one in same_here] + [(path_of(one), one) for of in found for one in of.same_key]
+    others: list[Known] = []
+    if not same:
+        others = [(_HERE, one) for one in others_here] + [(path_of(one), one) for of in found for one in of.nearest]
+    away = dict.fromkeys(remote for of in found for remote in of.away)
+    return replace(expect(same, others, ingredients), away=tuple(away))
 
 
 def expect(same_key: Sequence[Known], others: Sequence[Known], ingredients: Mapping[str, Any]) -> Expected:

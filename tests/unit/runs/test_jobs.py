@@ -7,6 +7,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,7 @@ from neffd.runs.identity import PRIVATE, Identity
 from neffd.runs.jobs import Jobs
 from neffd.runs.library import Found
 from neffd.runs.manifests import Manifest, UsedModule, encode, path_of
+from neffd.runs.manifests import union as union_of
 from neffd.runs.owners import Owners
 from neffd.store.database import Database
 from neffd.store.index import Index
@@ -257,6 +259,21 @@ async def test_what_a_run_needs_is_brought_where_it_looks(host: Host) -> None:
     await host.again()
     host.greet("one")
     await until(lambda: host.remote.asked.count(NAMES[0]) == 2, "what had not come yet is")
+
+
+async def test_much_that_is_known_keeps_nobody_else_waiting(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five hosts' manifests of 10,000 modules take half a second to be put together."""
+    threads = []
+
+    def union(known: Any) -> Any:
+        threads.append(threading.current_thread())
+        return union_of(known)
+
+    monkeypatch.setattr(plans, "union", union)
+    host.remote.manifests = [Manifest(entries.NAMESPACE, KEY, INGREDIENTS, (UsedModule(NAMES[0].key, 1000),))]
+    assert list((await host.jobs.expected(_identity())).modules) == [NAMES[0]]
+    assert len(threads) == 1
+    assert threads[0] is not threading.current_thread()
 
 
 async def test_a_key_alone_is_looked_for_under_compilers_that_were_not_used_here_yet(host: Host) -> None:
