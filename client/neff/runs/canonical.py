@@ -21,7 +21,12 @@ _MOST_EXACT = 2.0**53
 
 def run_key(ingredients: Mapping[str, Any]) -> str:
     """The key of a run with these ingredients; raises ValueError where they are no JSON."""
-    return _PREFIX + hashlib.sha256(canonical_text(ingredients).encode("ascii")).hexdigest()[:_DIGITS]
+    return _PREFIX + _digest_of(canonical_text(ingredients))
+
+
+def digest(part: Any) -> str:
+    """What stands for a part of the ingredients that is too long to be told; raises ValueError where it is no JSON."""
+    return _digest_of(_text_of(part))
 
 
 def canonical_text(ingredients: Mapping[str, Any]) -> str:
@@ -31,7 +36,7 @@ def canonical_text(ingredients: Mapping[str, Any]) -> str:
     if isinstance(model, Mapping):
         has_config = model.get("config") is not None
         document["model"] = {name: value for name, value in model.items() if name != "id" or not has_config}
-    return json.dumps(plain(document), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _text_of(document)
 
 
 def plain(value: Any) -> Any:
@@ -50,6 +55,14 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(part) for part in value]
     raise ValueError(f"a {type(value).__name__} has no place in a run key: only what JSON can say")
+
+
+def _text_of(value: Any) -> str:
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _digest_of(text: str) -> str:
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:_DIGITS]
 
 
 def _number(value: float) -> int | float | str:

@@ -44,10 +44,14 @@ class Run(NamedTuple):
 
 
 def bounded(run: Run) -> Run:
-    """The run with as much of its ingredients as may be told: a large configuration is left out, then all."""
+    """The run with as much of its ingredients as may be told: of a large configuration the digest, then nothing."""
     if _fits(run) or run.ingredients is None:
         return run
-    model = {**run.ingredients.get("model", {}), "config": None}
+    from neff.runs.canonical import digest  # only here: most are small
+
+    model = dict(run.ingredients.get("model", {}))
+    if (config := model.pop("config", None)) is not None:
+        model["config_digest"] = digest(config)
     smaller = run._replace(ingredients={**run.ingredients, "model": model})
     return smaller if _fits(smaller) else run._replace(ingredients=None)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from neff.keys import ModuleName
+from neff.protocol import safe_text
 from neffd.runs.interfaces import Found
 from neffd.runs.manifests import Manifest, UsedModule, path_of, union
 
@@ -18,6 +19,7 @@ WARM, FETCHABLE, WILL_COMPILE, UNKNOWN = "warm", "fetchable", "will-compile", "u
 # Of these, another value means other graphs; a difference in what is left usually does not.
 _DECISIVE = ("model.", "task", "shapes.", "dtype", "cores", "parallel.", "compiler", "target", "inferred.")
 _SHOWN_NAMES = 1_000
+_SHOWN_INGREDIENTS = 50
 _HERE = "this host"
 # What is assumed of the line until something was fetched.
 _BYTES_PER_S = 50e6
@@ -59,17 +61,24 @@ def nothing_known(name: ModuleName) -> UsedModule:
 
 
 def differences(asked: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, ...]:
-    """The ingredients, by dotted name, that `asked` states and `theirs` has otherwise."""
+    """The ingredients, by dotted name, that `asked` states and `theirs` has otherwise.
+
+    A parallel size that is not stated is 1.
+    """
     ours, others = dict(_flat(asked)), dict(_flat(theirs))
-    return tuple(sorted(name for name, value in ours.items() if name != "version" and others.get(name) != value))
+    names = {name for name, value in ours.items() if name != "version" and others.get(name) != value}
+    return tuple(sorted(names | {name for name in others if ours and name not in ours and _is_degree(name)}))
 
 
 def unsaid(asked: Mapping[str, Any], theirs: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """The ingredients, by dotted name, that some of `theirs` state and `asked` does not, of those that make graphs."""
+    """The ingredients, by dotted name, that some of `theirs` state and `asked` does not, of those that make graphs.
+
+    Names are anybody's words: they are printable and bounded, and so is their number.
+    """
     ours = dict(_flat(asked))
-    names = {name for other in theirs for name, _ in _flat(other) if name not in ours}
+    names = {name for other in theirs for name, _ in _flat(other) if name not in ours and not _is_degree(name)}
     open_ones = [name for name in names if name.startswith(_DECISIVE) and name != "model.id"]  # a name makes no graphs
-    return tuple(sorted(open_ones, key=_by_weight))
+    return tuple(safe_text(name) for name in sorted(open_ones, key=_by_weight)[:_SHOWN_INGREDIENTS])
 
 
 def put_together(
@@ -201,13 +210,18 @@ def _rank(pair: tuple[tuple[str, ...], Known]) -> tuple[int, int]:
     return decisive, len(pair[0])
 
 
+def _is_degree(name: str) -> bool:
+    """Whether an ingredient, by dotted name, is over how many something is split; those of 1 are never stated."""
+    return name.startswith("parallel.") and name.endswith("_parallel_size")
+
+
 def _by_weight(name: str) -> tuple[int, str]:
     return next(place for place, start in enumerate(_DECISIVE) if name.startswith(start)), name
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
     for name, part in value.items():
-        if name == "config" and prefix == "model.":
+        if name in ("config", "config_digest") and prefix == "model.":
             yield "model.config", part
         elif isinstance(part, Mapping):
             yield from _flat(part, f"{prefix}{name}.")

@@ -21,6 +21,7 @@ from neff.notices import Notices
 from neff.protocol import Message
 from neff.runs import marker
 from neff.runs import session as sessions
+from neff.runs.canonical import digest
 from tests.unit.client.scripted import Peer, ScriptedDaemon, serving
 
 CONFIG = {"model_type": "llama", "hidden_size": 16}
@@ -244,7 +245,15 @@ def test_a_large_configuration_is_not_told() -> None:
     key = "RUN_" + "0" * 32
     ingredients = {"version": 1, "model": {"id": "org/name", "type": "llama", "config": {"x": "y" * 20_000}}}
     told = marker.bounded(marker.Run(key, "i", ingredients, False))
-    assert told.ingredients == {"version": 1, "model": {"id": "org/name", "type": "llama", "config": None}}
+    assert told.ingredients is not None
+    assert told.ingredients["model"] == {
+        "id": "org/name",
+        "type": "llama",
+        "config_digest": digest({"x": "y" * 20_000}),
+    }
+    other = {**ingredients, "model": {"id": "org/name", "type": "llama", "config": {"x": "z" * 20_000}}}
+    other_told = marker.bounded(marker.Run(key, "i", other, False)).ingredients or {}
+    assert other_told["model"]["config_digest"] != told.ingredients["model"]["config_digest"]
     told = marker.bounded(marker.Run(key, "i", {"model": {}, "flags": ["x" * 20_000]}, False))
     assert told.ingredients is None
     assert marker.of_environment({"NEFF_RUN": marker.to_text(told)}) == told

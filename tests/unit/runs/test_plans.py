@@ -66,6 +66,29 @@ def test_other_shapes_mean_as_many_other_graphs() -> None:
     assert not expected.is_likely
 
 
+def test_a_layout_that_is_not_stated_is_over_one_core() -> None:
+    """So it is in a run key; and what is known of another layout is no word on this one."""
+    theirs = {**ASKED, "parallel": {"tensor_parallel_size": 8, "logical_nc_config": 1}}
+    expected = plans.expect([], [("there", manifest(range(3), theirs, OTHER_KEY))], ASKED)
+    told = planned(expected, NAMES)
+    assert (told["state"], told["differs"]) == ("will-compile", ["parallel.tensor_parallel_size"])
+    assert told["unsaid"] == ["parallel.logical_nc_config"]
+    assert not expected.is_likely
+
+
+def test_models_of_which_only_a_digest_is_told_are_compared_by_it() -> None:
+    first, second = ({**ASKED, "model": {"type": "vit", "config_digest": digit * 32}} for digit in "ab")
+    expected = plans.expect([], [("there", manifest(range(3), second, OTHER_KEY))], first)
+    assert (expected.differs, expected.is_likely) == (("model.config",), False)
+
+
+def test_whatever_ingredients_others_state_the_answer_stays_short() -> None:
+    theirs = {**ASKED, "shapes": {"batch_size": 1, **{f"{number}\n" + "x" * 2000: 1 for number in range(60)}}}
+    told = plans.unsaid(ASKED, [theirs, {**theirs, "task": "t"}])
+    assert len(told) == 50
+    assert all(len(name) <= 200 and name.isprintable() for name in told)
+
+
 def test_other_packages_probably_mean_the_same_graphs() -> None:
     theirs = {**ASKED, "packages": {"optimum-neuron": "0.4.4"}}
     expected = plans.expect([], [("there", manifest(range(3), theirs, OTHER_KEY))], ASKED)
