@@ -74,7 +74,7 @@ class Budget:
 
 
 class Spending:
-    """What one guess has cost so far. Sizes are only somebody's word, and often nobody states them: then it is taken
+    """What guesses have cost so far. Sizes are only somebody's word, and often nobody states them: then it is taken
     that what comes is as large as what came.
 
     Args:
@@ -87,6 +87,10 @@ class Spending:
         self._coming_bytes = 0.0
         self._landed = 0
         self.spent_bytes = 0
+
+    def narrow(self, room_bytes: int) -> None:
+        """No more than so many bytes may come beside what has come, and comes."""
+        self._most_bytes = min(self._most_bytes, self.spent_bytes + self._coming_bytes + room_bytes)
 
     def is_over(self, stated_bytes: int | None) -> bool:
         """Whether one more may not be begun, even by itself."""

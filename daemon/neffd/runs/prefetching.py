@@ -33,6 +33,14 @@ class Brought:
 
 
 @dataclass(eq=False)
+class _Account:
+    """What one source may cost one run, however often it has something to guess: one guess at a time."""
+
+    spending: Spending
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+@dataclass(eq=False)
 class _Guess:
     """What is fetched for one run, because of one source; `coming` has not landed yet."""
 
@@ -40,8 +48,12 @@ class _Guess:
     root: str
     modules: Mapping[ModuleName, UsedModule]
     source: str
-    spending: Spending
+    account: _Account
     coming: dict[asyncio.Future[Answer], Flight] = field(default_factory=dict)
+
+    @property
+    def spending(self) -> Spending:
+        return self.account.spending
 
     def brought(self, flight: Flight, compile_s: float | None) -> Brought:
         stated = self.modules[flight.name].compile_s
@@ -79,6 +91,7 @@ class Prefetcher:
         self._coming: dict[_Place, tuple[_Guess, Flight]] = {}
         self._used_bytes: dict[tuple[Run, str], int] = {}
         self._guesses: list[_Guess] = []
+        self._accounts: dict[tuple[Run, str], _Account] = {}
         self.bytes_per_s: float | None = None
 
     def start(
@@ -95,9 +108,13 @@ class Prefetcher:
         Args:
             room_bytes: more than that the directory may not hold.
         """
-        allowance_bytes = self._budget.allowance_bytes(source, run.identity.uid)
-        most_bytes = allowance_bytes if room_bytes is None else min(allowance_bytes, room_bytes)
-        guess = _Guess(run, root, modules, source, Spending(most_bytes))
+        account = self._accounts.get((run, source))
+        if account is None:
+            account = _Account(Spending(self._budget.allowance_bytes(source, run.identity.uid)))
+            self._accounts[run, source] = account
+        if room_bytes is not None:
+            account.spending.narrow(room_bytes)
+        guess = _Guess(run, root, modules, source, account)
         self._guesses.append(guess)
         self._tasks.start(self._bring_all(guess, resolve), name=f"prefetch-{run.identity.name}")
 
@@ -126,6 +143,7 @@ class Prefetcher:
         """The run is over: what it has not used by now was fetched for nothing; what still comes is judged then."""
         if any(guess.run is run for guess in self._guesses):
             return
+        self._accounts = {key: account for key, account in self._accounts.items() if key[0] is not run}
         wasted_bytes = {source: 0 for of, source in self._used_bytes if of is run}
         for place, brought in list(self._brought.items()):
             if brought.run is run:
@@ -137,14 +155,15 @@ class Prefetcher:
             self._budget.judged(source, used_bytes, size_bytes, run.identity.uid)
 
     async def _bring_all(self, guess: _Guess, resolve: Resolve) -> None:
-        began_s = self._clock()
         try:
-            await self._bring_in_order(guess, resolve)
+            async with guess.account.turn:
+                began_s, before_bytes = self._clock(), guess.spending.spent_bytes
+                await self._bring_in_order(guess, resolve)
+                took_s, brought_bytes = self._clock() - began_s, guess.spending.spent_bytes - before_bytes
         finally:
             self._guesses.remove(guess)
         if guess.run.has_ended:
             self.ended(guess.run)
-        took_s, brought_bytes = self._clock() - began_s, guess.spending.spent_bytes
         if brought_bytes and took_s > 0:
             self.bytes_per_s = brought_bytes / took_s
 

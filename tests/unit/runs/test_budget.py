@@ -76,3 +76,14 @@ def test_beyond_the_limit_goes_one_at_most_where_sizes_are_not_what_was_said(
         spending.landed(number, size_bytes)
         assert spending.spent_bytes < most_bytes + max(1, size_bytes)
     assert not Spending(None).is_over(10**15)
+
+
+def test_what_came_does_not_count_against_the_room_that_is_left() -> None:
+    spending = Spending(10_000)
+    spending.begun("one", 4_000)
+    spending.landed("one", 4_000)
+    spending.narrow(3_000)
+    assert not spending.is_over(3_000)
+    assert spending.is_over(3_001)
+    spending.narrow(9_000)
+    assert spending.is_over(3_001)

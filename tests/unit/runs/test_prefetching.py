@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -44,8 +44,8 @@ class Bringing:
         self.begun: list[ModuleName] = []
         self.here: set[ModuleName] = set()
 
-    def start(self, stated_bytes: int | None = SIZE_BYTES) -> None:
-        modules: Mapping[ModuleName, UsedModule] = {name: UsedModule(name.key, stated_bytes) for name in NAMES}
+    def start(self, stated_bytes: int | None = SIZE_BYTES, names: Sequence[ModuleName] = NAMES) -> None:
+        modules: Mapping[ModuleName, UsedModule] = {name: UsedModule(name.key, stated_bytes) for name in names}
         self.prefetcher.start(self.run, ROOT, modules, SOURCE, self.resolve)
 
     def resolve(self, name: ModuleName) -> Answer | Flight:
@@ -86,6 +86,25 @@ async def test_they_come_in_the_recorded_order_and_are_accounted_for() -> None:
     bringing.prefetcher.ended(bringing.run)
     assert (bringing.counted("_used"), bringing.counted("_wasted")) == (SIZE_BYTES, 3 * SIZE_BYTES)
     assert bringing.budget.status()[SOURCE]["wasted_bytes"] == 3 * SIZE_BYTES
+
+
+async def test_however_often_a_source_guesses_for_a_run_it_has_one_budget() -> None:
+    """As with modules that were published in pairs: each that is fetched tells of another one."""
+    bringing = Bringing(most_bytes=2 * SIZE_BYTES)
+    for name in NAMES:
+        bringing.start(names=[name])
+    for number in range(2):
+        await until(lambda: len(bringing.begun) > number, "the next one is begun")  # noqa: B023
+        bringing.land(bringing.begun[number])
+    await until(lambda: not len(bringing.tasks), "all is over")
+    assert bringing.begun == NAMES[:2]
+    assert bringing.prefetcher.used(ROOT, NAMES[0], was_there=True) is not None
+    bringing.recorder.end(bringing.run)
+    bringing.prefetcher.ended(bringing.run)
+    bringing.run = bringing.recorder.joined(Identity("two", "RUN_" + "a" * 32))[0]
+    bringing.start(names=NAMES[2:3])
+    await until(lambda: bringing.begun == NAMES[:3], "the next run has its own")
+    bringing.land(NAMES[2])
 
 
 async def test_what_is_found_before_we_are_told_that_it_came_was_brought_too() -> None:
