@@ -22,6 +22,7 @@ from neffd.store.database import Database
 KEPT_RUNS = 1_000
 # Nothing was heard for this long: whoever greets with the same name is another run.
 _RESUMED_WITHIN_S = 6 * 3600.0
+_IS_OPEN = "ended_at IS NULL AND heard_at > ?"
 _COLUMNS = "id, instance, run_key, ingredients, is_private, began_at"
 # Of many modules, so that one user's cannot fill the disk; and which run goes first: always the oldest of the user who
 # has the most, so that nobody drops what is others'. One that goes on is never dropped.
@@ -70,10 +71,22 @@ class Book:
 
         def read(connection: sqlite3.Connection) -> list[Run]:
             since = self._wall() - _RESUMED_WITHIN_S
-            query = f"SELECT {_COLUMNS} FROM runs WHERE ended_at IS NULL AND heard_at > ?"
+            query = f"SELECT {_COLUMNS} FROM runs WHERE {_IS_OPEN}"
             return [_run(connection, row, now_s) for row in connection.execute(query, (since,)).fetchall()]
 
         return await self._database.run(read)
+
+    async def end_others(self) -> None:
+        """What remotes have still to be told of runs that do not go on is all that there will be.
+
+        Of those that nobody ended: their host was away for long. Raises sqlite3.Error.
+        """
+        end = (
+            "UPDATE manifests_pending SET has_ended = 1 WHERE NOT has_ended"
+            f" AND run NOT IN (SELECT instance FROM runs WHERE {_IS_OPEN})"
+        )
+        since = self._wall() - _RESUMED_WITHIN_S
+        await self._database.run(lambda connection: connection.execute(end, (since,)))
 
     async def write(self, runs: Sequence[Run]) -> None:
         """Write down what is new of `runs`; raises sqlite3.Error, and then the next call tries again."""

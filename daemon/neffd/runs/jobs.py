@@ -125,6 +125,7 @@ class Jobs:
             resumed = await self._book.open_runs(self._clock())
             self._saved_before_s = await self._book.saved_s(without=resumed)
             self._recorder.resume(resumed)
+            await self._book.end_others()
 
     def pinned(self) -> set[ModuleName]:
         """What runs use that go on, or did until just now, and what was brought for them."""

@@ -28,6 +28,7 @@ from neffd.runs.library import Found
 from neffd.runs.manifests import Manifest, UsedModule, encode, path_of
 from neffd.runs.manifests import union as union_of
 from neffd.runs.owners import Owners
+from neffd.runs.pending import Pending, PendingBook
 from neffd.store.database import Database
 from neffd.store.index import Index
 from neffd.store.root import CacheRoot
@@ -274,6 +275,23 @@ async def test_much_that_is_known_keeps_nobody_else_waiting(host: Host, monkeypa
     assert list((await host.jobs.expected(_identity())).modules) == [NAMES[0]]
     assert len(threads) == 1
     assert threads[0] is not threading.current_thread()
+
+
+async def test_what_runs_used_that_nobody_ended_is_told_all_the_same(host: Host) -> None:
+    """Of a host that was away for longer than its runs go on without it, and makes no more entries to ride with."""
+    host.jobs.used(host.greet("going on"), NAMES[:1])
+    host.jobs.used(host.greet("left"), NAMES[:1])
+    await host.jobs.write()
+    waiting = PendingBook(host.database)
+    for run in ("1000:going on", "1000:left"):
+        one = Manifest(entries.NAMESPACE, KEY, INGREDIENTS, (UsedModule(NAMES[0].key),))
+        await waiting.save("hub", Pending(run, one, is_private=False, has_ended=False, changed_s=0.0))
+    host.wall.pass_s(7 * 3600)
+    host.jobs.used(host.greet("going on"), NAMES[1:2])
+    await host.jobs.write()
+    await host.again()
+    loaded = await PendingBook(host.database).load("hub", 0.0)
+    assert {one.run: one.has_ended for one in loaded} == {"1000:going on": False, "1000:left": True}
 
 
 async def test_a_key_alone_is_looked_for_under_compilers_that_were_not_used_here_yet(host: Host) -> None:
