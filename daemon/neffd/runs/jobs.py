@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 _WRITE_EVERY_S = 1.0
 _LOOK_EVERY_S = 30.0
 _SHOWN_RUNS = 20
+_ANSWER_S = 0.5  # less than a launcher waits for what became of its run
 # Where nobody says for which compiler, those used last are looked at.
 _NAMESPACES = 3
 # Why others are not told of a run.
@@ -188,7 +189,9 @@ class Jobs:
         if run is None:
             return {"modules": 0, "names": []}
         if not run.has_ended:
-            await self._end(run)
+            self._end(run)
+            telling = self._tasks.start(self._offer(run), name=f"offer-{run.identity.name}")
+            await asyncio.wait({telling}, timeout=_ANSWER_S)  # of much it takes long, and goes on without who asks
         names = sorted(run.modules, key=lambda name: run.modules[name].position)
         return {**run.counts(), "names": [str(name) for name in names]}
 
@@ -233,7 +236,8 @@ class Jobs:
             if self._clock() - looked_s >= _LOOK_EVERY_S or len(self._recorder) > recorder.MAX_RUNS:
                 looked_s = self._clock()
                 for run in self._recorder.over():
-                    await self._end(run)
+                    self._end(run)
+                    self._late.append(run)
                 self._recorder.note_presence()
 
     async def write(self) -> None:
@@ -325,14 +329,13 @@ class Jobs:
         room_bytes = place.space.room_bytes(self.pinned())
         self._prefetcher.start(run, str(place.root.path), modules, source, resolve, room_bytes)
 
-    async def _end(self, run: Run) -> None:
+    def _end(self, run: Run) -> None:
         self._recorder.end(run)
         self._prefetcher.ended(run)
         self._saved_before_s += run.saved_s
         self._ended.append(run)
         self._pins.ended(run)
         self._wake.set()
-        await self._offer(run)
 
     async def _offer(self, run: Run) -> None:
         """Have remotes told which modules the run used, of those that are there; where its user is trusted."""

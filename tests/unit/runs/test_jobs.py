@@ -68,6 +68,8 @@ class Remote:
         self.manifests: list[Manifest] = []
         self.offered: list[tuple[Manifest, bool, bool]] = []
         self.offered_of: list[str] = []
+        self.may_offer = asyncio.Event()
+        self.may_offer.set()
         self.room: int | None = None
         self.asked: list[ModuleName] = []
         self.pinned: list[set[ModuleName]] = []
@@ -80,6 +82,7 @@ class Remote:
         return Found([one for one in self.manifests if (one.namespace, one.run_key) == (namespace, key)])
 
     async def offer(self, manifest: Manifest, *, private: bool, run: str, has_ended: bool) -> None:
+        await self.may_offer.wait()
         self.offered.append((manifest, private, has_ended))
         self.offered_of.append(run)
 
@@ -292,6 +295,27 @@ async def test_what_runs_used_that_nobody_ended_is_told_all_the_same(host: Host)
     await host.again()
     loaded = await PendingBook(host.database).load("hub", 0.0)
     assert {one.run: one.has_ended for one in loaded} == {"1000:going on": False, "1000:left": True}
+
+
+async def test_what_a_run_used_is_told_however_long_that_takes_and_its_launcher_hears_the_sum(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of modules take longer than a launcher waits; when it goes, its question is withdrawn."""
+    monkeypatch.setattr(jobs_module, "_ANSWER_S", 0.01, raising=False)
+    host.make(0)
+    launcher, impatient = host.greet(), host.greet()
+    host.jobs.used(launcher, NAMES[:1])
+    host.remote.may_offer.clear()
+    withdrawn = host.tasks.start(host.jobs.run_ended(impatient), name="asks")
+    await until(lambda: not host.running(), "the run has ended")
+    withdrawn.cancel()
+    assert (await asyncio.wait_for(host.jobs.run_ended(launcher), 10))["modules"] == 1
+    host.remote.may_offer.set()
+    await until(lambda: host.remote.offered, "it is told")
+    assert [has_ended for _, _, has_ended in host.remote.offered] == [True]
+    saved = host.jobs.status()["saved_s"]
+    await asyncio.gather(*(host.jobs.run_ended(client) for client in (launcher, impatient)))
+    assert host.jobs.status()["saved_s"] == saved
 
 
 async def test_a_key_alone_is_looked_for_under_compilers_that_were_not_used_here_yet(host: Host) -> None:
