@@ -7,7 +7,8 @@ two latencies. Until the Hub has said what it is, and it is the entry's turn, no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -28,6 +29,8 @@ from neffd.tasks import Tasks
 _PARALLEL_FILES = 96
 # However many are prefetched, a trainer's do not wait for theirs.
 _FILES_KEPT_FREE = 24
+# How often those who wait for that hear that something moves.
+_TELL_EVERY_S = 0.25
 # So many entries at once leave the processors time.
 _FEW = 4
 # Files asked for before anybody knows what they are; less than half, so that these never keep all others out.
@@ -50,7 +53,10 @@ class Way(Protocol):
     async def __call__(
         self, revision: str, path: str, sink: Sink, progress: Callable[[int], None], asker: Asker
     ) -> tuple[IncomingFile, list[bytes]]:
-        """The file, and its last pieces, which are still to be written; `sink` waits until it may be written to."""
+        """The file, and its last pieces, which are still to be written; `sink` waits until it may be written to.
+
+        `progress` is told of bytes that arrived, and of 0 where something else moves that the file waits for.
+        """
 
 
 class Arrivals:
@@ -81,7 +87,9 @@ class Arrivals:
         self.in_thread = in_thread
         self.statements = statements
         self.blobs = Blobs()
-        self.files = Slots(_PARALLEL_FILES, _FILES_KEPT_FREE)
+        self._files = Slots(_PARALLEL_FILES, _FILES_KEPT_FREE)
+        self._queued: list[Lead | Watcher] = []
+        self._told_at = 0.0
         self.bets = Slots(_PARALLEL_BETS, _BETS_KEPT_FREE)
         self.open: set[ModuleName] = set()
 
@@ -101,6 +109,27 @@ class Arrivals:
             if is_first:
                 self.open.discard(name)
             await arrival.end()
+
+    @contextlib.asynccontextmanager
+    async def place(self, asker: Lead | Watcher) -> AsyncIterator[None]:
+        """Wait for room for one file more; whoever waits hears that those before it move."""
+        self._queued.append(asker)
+        try:
+            await self._files.enter(asker)
+        finally:
+            self._queued.remove(asker)
+        try:
+            yield
+        finally:
+            self._files.leave()
+
+    def stir(self) -> None:
+        """Something of some file arrived."""
+        now = asyncio.get_running_loop().time()
+        if self._queued and now - self._told_at >= _TELL_EVERY_S:
+            self._told_at = now
+            for asker in self._queued:
+                asker.alive()
 
 
 class _Arrival:
@@ -197,8 +226,8 @@ class _Arrival:
         self._watcher.moved(file.size_bytes)
         return partial(incoming.finish, kept)
 
-    async def _transfer(self, file: str, asker: Asker) -> tuple[IncomingFile, list[bytes]]:
-        async with self._all.files.hold(asker):
+    async def _transfer(self, file: str, asker: Lead | Watcher) -> tuple[IncomingFile, list[bytes]]:
+        async with self._all.place(asker):
             return await self._all.way(
                 self._revision, f"{self._name}/{file}", partial(self._sink, file), partial(self._moved, file), asker
             )
@@ -231,7 +260,12 @@ class _Arrival:
         return self._incoming[file]
 
     def _moved(self, file: str, count: int) -> None:
-        (self._leads.get(file) or self._watcher).moved(count)
+        asker = self._leads.get(file) or self._watcher
+        if count:
+            asker.moved(count)
+        else:
+            asker.alive()
+        self._all.stir()
 
     async def _finish(self, finishes: dict[str, Finish]) -> dict[str, FileDigest]:
         if not finishes:

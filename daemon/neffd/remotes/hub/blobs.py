@@ -68,6 +68,11 @@ class Lead:
         for watcher in self._watchers:
             watcher.moved(count)
 
+    def alive(self) -> None:
+        """Something moves that it waits for: all of them hear of it."""
+        for watcher in self._watchers:
+            watcher.alive()
+
     async def follow(self, watcher: Watcher) -> Content | None:
         """The content, to be verified once more; None if whoever brought it failed."""
         self._watchers.append(watcher)

@@ -63,7 +63,7 @@ class Downloads:
 
         Args:
             sink: waits until the file may be written to.
-            progress: called with each number of bytes that arrived.
+            progress: called with each number of bytes that arrived, and with 0 where what it waits for moves.
             asker: whoever wants it.
         """
         self._waiting += 1

@@ -8,7 +8,7 @@ from typing import Any
 
 Request = dict[str, Any]
 Result = dict[str, Any]
-# Takes `[index, bytes]` of each file that grew.
+# Takes `[index, bytes]` of each file that grew; nothing where what is no file yet did.
 Moved = Callable[[list[list[int]]], None]
 
 
@@ -19,16 +19,18 @@ def download(request: Request, moved: Moved) -> Result:
     """
     indices: dict[Any, int] = {}
     done_bytes = [0] * len(request["files"])
+    seen_bytes = 0
 
-    def on_progress(_group: Any, files: dict[Any, Any]) -> None:
-        """hf_xet reports ten times a second, moving or not."""
-        grown = []
+    def on_progress(group: Any, files: dict[Any, Any]) -> None:
+        """hf_xet reports ten times a second, moving or not. A file grows by whole blocks, of up to 64 MB."""
+        nonlocal seen_bytes
+        grown, before_bytes, seen_bytes = [], seen_bytes, group.total_transfer_bytes_completed
         for task_id, file in files.items():
             index = indices.get(task_id)
             if index is not None and file.bytes_completed > done_bytes[index]:
                 grown.append([index, file.bytes_completed - done_bytes[index]])
                 done_bytes[index] = file.bytes_completed
-        if grown:
+        if grown or seen_bytes != before_bytes:
             moved(grown)
 
     with _session().new_file_download_group(

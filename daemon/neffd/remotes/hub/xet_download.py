@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from neffd.remotes.base import RemoteUnavailable
 from neffd.remotes.hub.client import XetAccess
@@ -31,6 +30,9 @@ class _Wanted:
     asker: Asker
 
 
+_Batches = Together[_Wanted, None]
+
+
 class XetDownloads:
     """Downloads of one repo.
 
@@ -51,8 +53,15 @@ class XetDownloads:
     ) -> None:
         self._ask_access = ask_access
         self._unix_clock = unix_clock
-        self._for_ranks = Together(partial(self._bring, for_ranks), tasks, _FILES_PER_BATCH)
-        self._ahead = Together(partial(self._bring, ahead), tasks, _FILES_AHEAD, lambda one: not one.asker.is_urgent)
+        self._for_ranks: _Batches = Together(
+            lambda batch: self._bring(for_ranks, self._for_ranks, batch), tasks, _FILES_PER_BATCH
+        )
+        self._ahead: _Batches = Together(
+            lambda batch: self._bring(ahead, self._ahead, batch),
+            tasks,
+            _FILES_AHEAD,
+            lambda one: not one.asker.is_urgent,
+        )
         self._access: XetAccess | None = None
 
     async def get(self, revision: str, incoming: IncomingFile, progress: Callable[[int], None], asker: Asker) -> None:
@@ -61,7 +70,7 @@ class XetDownloads:
         await batches.ask(_Wanted(revision, incoming, progress, asker))
         incoming.adopt()
 
-    async def _bring(self, worker: HubWorker, batch: Sequence[_Wanted]) -> Sequence[None]:
+    async def _bring(self, worker: HubWorker, batches: _Batches, batch: Sequence[_Wanted]) -> Sequence[None]:
         # A permission is the repo's, whatever revision it was asked at.
         access = await self._permission(batch[0].revision)
         files = [
@@ -71,6 +80,10 @@ class XetDownloads:
         def moved(grown: Sequence[tuple[int, int]]) -> None:
             for index, count in grown:
                 batch[index].progress(count)
+            of_these = {id(batch[index]) for index, _ in grown}
+            for other in batches.open:  # what waits for its block, or for its batch, has not stalled
+                if id(other) not in of_these:
+                    other.progress(0)
 
         fields = {"token": access.token, "store": access.url, "expires_unix_s": access.expires_unix_s}
         try:

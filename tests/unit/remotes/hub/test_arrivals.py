@@ -74,3 +74,46 @@ async def test_one_that_is_given_up_while_it_ends_leaves_nobody_waiting(tasks: T
     fetched = await asyncio.wait_for(arrivals.fetch(second, "r", tmp_path / "second", Waiting()), 10)
     assert fetched is not None
     assert fetched.digests.keys() == _FILES.keys()
+
+
+async def test_what_waits_for_a_place_hears_that_something_moves(
+    tasks: Tasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neffd.remotes.hub.arrivals._PARALLEL_FILES", 1)
+    monkeypatch.setattr("neffd.remotes.hub.arrivals._FILES_KEPT_FREE", 0)
+    under_way: list[tuple[str, Callable[[int], None]]] = []
+    has_begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def line(
+        revision: str, path: str, sink: Sink, progress: Callable[[int], None], asker: Asker
+    ) -> tuple[IncomingFile, list[bytes]]:
+        under_way.append((path, progress))
+        has_begun.set()
+        await may_end.wait()
+        return await sink(), [_FILES[path.rpartition("/")[2]]]
+
+    async def neff_alone(name: Any, revision: str) -> RemoteEntry:
+        neff = RemoteFile("model.neff", len(_FILES["model.neff"]), hashlib.sha256(name.key.encode()).hexdigest())
+        return RemoteEntry(name, (neff,), revision)
+
+    arrivals = Arrivals(
+        neff_alone,
+        line,
+        lambda: False,
+        tasks,
+        asyncio.to_thread,
+        Statements(None, lambda: False, tasks),  # type: ignore[arg-type]
+    )
+    watchers = [Waiting(), Waiting()]
+    for number, watcher in enumerate(watchers):
+        (tmp_path / str(number)).mkdir()
+        fetch = arrivals.fetch(entries.module(number), "r", tmp_path / str(number), watcher)
+        tasks.start(fetch, name=str(number), watched=True)
+    await has_begun.wait()
+    ((path, progress),) = under_way
+    first = path.startswith(str(entries.module(1)))
+    progress(1)
+    assert (watchers[first].moved_bytes, watchers[first].signs) == (1, 0)
+    assert (watchers[not first].moved_bytes, watchers[not first].signs) == (0, 1)
+    progress(0)
+    assert watchers[first].signs == 1

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 from aiohttp import web
 
 from neffd.remotes.base import EntryRefused, RemoteFile, RemoteUnavailable
+from neffd.remotes.hub import xet_download
 from neffd.remotes.hub.client import HubClient
 from neffd.remotes.hub.downloads import Downloads
 from neffd.remotes.hub.files import IncomingFile
@@ -54,12 +57,17 @@ class Host:
         self.clock = Clock()
         self.quotas = Quotas(self.clock)
         self.progress_bytes = 0
+        self.signs: Counter[str] = Counter()
         self._folder = folder
         self._tasks = Tasks()
         tokens = TokenSource(environ={"HF_TOKEN": hub.token("alice", "read")})
         self.client = HubClient(hub.endpoint, REPO, tokens, read_s=2.0, quotas=self.quotas)
         self.worker = HubWorker(folder / "home", hub.endpoint, stall_s=2.0)
         self.ahead = HubWorker(folder / "home", hub.endpoint, stall_s=20.0)
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """With the limits as they are now."""
         self._downloads = Downloads(
             self.client, self.quotas, self.worker, self.ahead, self._tasks, asyncio.to_thread, self.clock
         )
@@ -84,15 +92,17 @@ class Host:
             return incoming
 
         try:
-            arrived, pieces = await self._downloads.get("main", name, sink, self._moved, asker)
+            moved = partial(self._moved, name)
+            arrived, pieces = await self._downloads.get("main", name, sink, moved, asker)
             digest = await asyncio.to_thread(arrived.finish, *pieces)
         finally:
             incoming.close()
         assert path.read_bytes() == FILES_OF_REPO[name]
         return digest
 
-    def _moved(self, count: int) -> None:
+    def _moved(self, name: str, count: int) -> None:
         self.progress_bytes += count
+        self.signs[name] += count == 0
 
 
 def _stated(item: dict[str, Any]) -> RemoteFile:
@@ -229,6 +239,25 @@ async def test_a_rank_waits_for_nothing_that_is_prefetched(host: Host) -> None:
     assert asked(host.hub, RESOLVE) == 0, "it came by Xet as well"
     ahead.cancel()
     await asyncio.wait([ahead])
+
+
+async def test_what_waits_for_its_block_or_its_batch_hears_that_something_moves(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file grows by whole blocks: on a slow line, for long by nothing."""
+    monkeypatch.setattr(xet_download, "_FILES_AHEAD", 1)
+    host.start_anew()
+    await make_scarce(host)
+    host.hub.add_fault("GET .*/xorb-data/", kind="slow", bytes_per_s=1_000_000, times=1)
+    host.hub.add_fault("GET .*/xorb-data/", kind="stall", times=None)
+    first, second = "n/large-0.neff", "n/large-1.neff"
+    ahead = Wanting(is_urgent=False)
+    waiting = asyncio.ensure_future(host.get(first, second, asker=ahead))  # noqa: TID251
+    await host.hub.wait_for_requests("GET /xorb-data/{hash}", 2)
+    assert host.signs[first] > 1
+    assert host.signs[second] > 1
+    waiting.cancel()
+    await asyncio.wait([waiting])
 
 
 async def test_the_hubs_token_goes_to_no_store(host: Host) -> None:
