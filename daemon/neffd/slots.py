@@ -30,7 +30,7 @@ class _Waiter:
 class Slots:
     """A bounded amount of something (places, bytes), given out in order, urgent askers first.
 
-    What is larger than the whole goes alone. Nobody overtakes within its kind, so that large ones get their turn.
+    What is larger than the whole goes alone of its kind. Nobody overtakes within its kind, so that large ones get their turn.
 
     Args:
         most: how much may be held together.
@@ -84,7 +84,8 @@ class Slots:
 
     @contextlib.asynccontextmanager
     async def hold(self, asker: Asker, amount: int = 1) -> AsyncIterator[None]:
-        """`enter`, and `leave` at the end of the block."""
+        """`enter`, and `leave` at the end of the block. However large, it leaves alone what its kind has to."""
+        amount = min(amount, self._limit(asker))
         await self.enter(asker, amount)
         try:
             yield
@@ -92,8 +93,10 @@ class Slots:
             self.leave(amount)
 
     def _fits(self, asker: Asker, amount: int) -> bool:
-        limit = self._most if asker.is_urgent else self._most - self._kept_free
-        return self.held == 0 or self.held + amount <= limit
+        return self.held == 0 or self.held + amount <= self._limit(asker)
+
+    def _limit(self, asker: Asker) -> int:
+        return self._most if asker.is_urgent else self._most - self._kept_free
 
 
 class Line:

@@ -157,6 +157,32 @@ async def test_an_entry_holds_place_and_bytes_until_the_end() -> None:
     await asyncio.gather(*holds)
 
 
+async def test_a_prefetched_entry_that_is_larger_than_all_leaves_room_for_what_a_trainer_waits_for() -> None:
+    tasks, line = Tasks(), Line(4, 100)
+    began: list[str] = []
+    end = asyncio.Event()
+
+    async def hold(who: str, asker: Asker, size_bytes: int) -> None:
+        async with line.hold(asker, size_bytes):
+            began.append(who)
+            await end.wait()
+
+    held = []
+    for who, asker, size_bytes in [
+        ("large", large := Asker(), 1_000),
+        ("prefetched", Asker(), 1),
+        ("trainer", Asker(is_urgent=True), 25),
+    ]:
+        held.append(tasks.start(hold(who, asker, size_bytes), name=who, watched=True))
+        await asyncio.sleep(0)
+    assert began == ["large", "trainer"]
+    large.is_urgent = True
+    end.set()
+    await asyncio.gather(*held)
+    assert began == ["large", "trainer", "prefetched"]
+    await line.hold(Asker(is_urgent=True), 100).__aenter__()  # all of it was given back, though one became urgent
+
+
 _STEPS = st.lists(
     st.tuples(st.sampled_from(["enter", "leave", "cancel", "promote"]), st.booleans(), st.integers(1, 12)), max_size=40
 )
