@@ -30,7 +30,8 @@ class _Waiter:
 class Slots:
     """A bounded amount of something (places, bytes), given out in order, urgent askers first.
 
-    What is larger than the whole goes alone of its kind. Nobody overtakes within its kind, so that large ones get their turn.
+    What is larger than the whole goes alone of its kind. Nobody overtakes within its kind, so that large ones get their
+    turn.
 
     Args:
         most: how much may be held together.

@@ -319,8 +319,16 @@ def _next_url(url: URL, location: str) -> URL:
 
 @functools.lru_cache(maxsize=64)
 def _proxy(scheme: str, host: str) -> str | None:
-    """The environment's proxy. Not by aiohttp's trust_env, which also reads ~/.netrc, anew for each request."""
-    return None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(scheme)
+    """The environment's proxy. Not by aiohttp's trust_env, which also reads ~/.netrc, anew for each request.
+
+    As other tools read it: where no scheme is said it is one of HTTP, and one for all stands in for what is not named.
+    """
+    if urllib.request.proxy_bypass(host):
+        return None
+    given = urllib.request.getproxies().items()
+    named = {kind: proxy if "://" in proxy else f"http://{proxy}" for kind, proxy in given if proxy}
+    for_all = named.get("all", "")
+    return named.get(scheme) or (for_all if for_all.startswith("http") else None)  # HTTP is all that we speak with one
 
 
 def _raise_for(answer: aiohttp.ClientResponse, may_miss: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from neffd.remotes.base import RemoteUnavailable
-from neffd.remotes.hub.client import MAX_PATHS_PER_REQUEST, HubClient, NotThere
+from neffd.remotes.hub.client import MAX_PATHS_PER_REQUEST, HubClient, NotThere, _proxy
 from neffd.remotes.hub.quotas import FILES, Quotas
 from tests.hub import HubServer
 from tests.unit.remotes.hub.certificates import self_signed
@@ -359,3 +359,37 @@ def redirecting(target: Callable[[web.Request], str]) -> Answer:
         return web.Response(status=302, headers={"Location": target(request)})
 
     return answer
+
+
+@pytest.fixture
+def proxies(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
+    """Sets one of the environment's proxies, and no other."""
+    for variable in ("http_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.delenv(variable.upper(), raising=False)
+    _proxy.cache_clear()
+    yield monkeypatch.setenv
+    _proxy.cache_clear()
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "all_proxy"])
+@pytest.mark.parametrize("form", ["{}", "http://{}", "http://user:word@{}"])
+async def test_a_proxy_in_the_forms_that_other_tools_take(
+    make_server: MakeServer, make_client: MakeClient, proxies: Callable[[str, str], None], variable: str, form: str
+) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(headers={"X-Repo-Commit": COMMIT})
+
+    proxy = await make_server(answer)
+    proxies(variable, form.format(proxy.url.removeprefix("http://")))
+    assert await make_client("http://hub.invalid").head() == COMMIT
+    (request,) = proxy.requests
+    assert request.headers["Host"] == "hub.invalid"
+    assert ("Proxy-Authorization" in request.headers) == ("user" in form)
+
+
+async def test_what_is_no_proxy_of_http_does_not_stand_in_for_one(
+    hub: HubServer, client: HubClient, seeded: str, proxies: Callable[[str, str], None]
+) -> None:
+    proxies("ALL_PROXY", "socks5://127.0.0.1:1")
+    assert await client.head() == seeded
