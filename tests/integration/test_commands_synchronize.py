@@ -82,6 +82,15 @@ def test_both_directions_without_a_daemon(alice: Person, hub: HubProcess, cache:
     assert len(hub.commits(REPO)) == commits
 
 
+def test_its_daemon_takes_nothing_of_the_working_directory_for_a_module(
+    alice: Person, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "watchdog.py").write_text("raise SystemExit('somebody else')")  # no command needs it, the daemon does
+    monkeypatch.chdir(tmp_path)
+    document = alice.json("synchronize")
+    assert (document["pushed"], document["pulled"]) == (2, 1)
+
+
 def test_one_direction(alice: Person, hub: HubProcess, cache: Path) -> None:
     document = alice.json("synchronize", "--pull")
     assert (document["pushed"], document["pulled"]) == (None, 1)

@@ -23,6 +23,7 @@ from neff.connection import connect
 from neff.errors import DaemonError
 from neff.greeting import of_command
 from neff.protocol import MAX_SOCKET_PATH_BYTES
+from neffd import python
 from neffd.commands.errors import CommandError
 from neffd.commands.serving import mute
 from neffd.store import fsops
@@ -106,7 +107,7 @@ def _start(config: Path, socket: Path, log: Path, others: _Others) -> subprocess
     """The daemon, ready. One that was left behind by a killed command takes some seconds to end."""
     began = time.monotonic()
     environ = {name: value for name, value in os.environ.items() if not name.startswith("NEFFD_")}
-    command = [sys.executable, "-m", "neffd", "--config", str(config)]
+    command = [*python.command("neffd"), "--config", str(config)]
     die_with_parent = functools.partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, signal.SIGTERM)
     while True:
         with log.open("wb") as output:

@@ -1,4 +1,4 @@
-"""The process in which huggingface_hub and hf_xet run: `python -m neffd.remotes.hub.worker`.
+"""The process in which huggingface_hub and hf_xet run, see `neffd.python`.
 
 One JSON request a line on standard input, answers on standard output: `{"progress": [[file, bytes], …]}` while
 something moves, then `{"result": …}` or `{"error": …}`. Ends when its input ends, so it never outlives the daemon. The

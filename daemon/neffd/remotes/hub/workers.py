@@ -8,11 +8,11 @@ import json
 import logging
 import os
 import re
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from neffd import python
 from neffd.remotes.base import RemoteUnavailable
 from neffd.remotes.hub.budget import retry_after_s
 from neffd.tasks import Tasks
@@ -171,9 +171,7 @@ class HubWorker:
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "neffd.remotes.hub.worker",
+            *python.command("neffd.remotes.hub.worker"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,

@@ -15,6 +15,7 @@ import pytest
 from neffd.remotes.base import RemoteUnavailable
 from neffd.remotes.hub.worker import presentable
 from neffd.remotes.hub.workers import HubCallFailed, HubWorker
+from tests.harness.daemon import python_path
 from tests.harness.processes import command_line
 from tests.hub import HubServer
 from tests.unit.remotes.hub.conftest import REPO
@@ -198,6 +199,15 @@ async def test_a_python_that_cannot_be_started(
     monkeypatch.setattr(sys, "executable", "/nonexistent")
     with pytest.raises(RemoteUnavailable, match="worker-died"):
         await access(worker, hub)
+
+
+async def test_what_lies_in_the_working_directory_is_none_of_its_modules(
+    worker: HubWorker, hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "secrets.py").write_text("raise SystemExit('somebody else')")
+    monkeypatch.setenv("PYTHONPATH", python_path())
+    monkeypatch.chdir(tmp_path)
+    assert (await access(worker, hub))["can_write"]
 
 
 async def test_it_does_not_outlive_its_daemon(hub: HubServer, tmp_path: Path) -> None:
