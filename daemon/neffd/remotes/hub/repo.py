@@ -113,6 +113,8 @@ class HubRepoRemote:
             self._describe, self._downloads.get, self._downloads.may_waste, self._tasks, self._in_thread, statements
         )
         self._head = ""
+        # Answers may overtake each other: which question it was that told of the head, and how many there were.
+        self._head_told = self._head_asked = 0
         self._documents = Documents(self._client, self._move_head, lambda: self._head)
         self._threads = whole_pool(_THREADS, f"neffd-remote-{name}")
         # Told by answers that were about presence, at a commit; used once, since who looks again wants to hear it anew.
@@ -242,7 +244,11 @@ class HubRepoRemote:
         return self._arrivals.is_calm and self._downloads.may_waste()
 
     async def _move_head(self) -> str:
-        self._head = await self._client.head()
+        self._head_asked += 1
+        asked = self._head_asked
+        head = await self._client.head()
+        if asked > self._head_told:
+            self._head, self._head_told = head, asked
         return self._head
 
     async def _commit(self, plan: CommitPlan, parent: str) -> None:
@@ -260,7 +266,7 @@ class HubRepoRemote:
             ],
             delete=plan.delete,
         )
-        self._head = str(result["commit"])
+        self._head, self._head_told = str(result["commit"]), self._head_asked  # which no question before knew of
         log.info("commit %s to %s: %s", self._head[:8], self._repo_id, message)
 
     async def _in_thread(self, work: Callable[..., T], *args: Any) -> T:

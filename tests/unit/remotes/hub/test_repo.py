@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from neffd.remotes.base import Access, EntryFailed, EntryRefused, OutgoingEntry, PublishResult, RemoteUnavailable
 from neffd.remotes.hub import unready
@@ -19,7 +20,7 @@ from tests.harness.listing import all_keys
 from tests.hub import HubServer
 from tests.unit.clock import Clock
 from tests.unit.remotes.fetching import Waiting, fetched
-from tests.unit.remotes.hub.conftest import REPO
+from tests.unit.remotes.hub.conftest import REPO, MakeServer
 from tests.unit.remotes.publishing import outgoing
 
 NAME = entries.module(1)
@@ -82,6 +83,37 @@ async def test_a_history_that_was_rewritten_is_no_empty_namespace(remote: HubRep
     with pytest.raises(RemoteUnavailable, match="revision-gone"):
         await all_keys(remote, NAME.namespace)
     assert await all_keys(remote, NAME.namespace) == {NAME.key}
+
+
+async def test_an_answer_that_was_overtaken_does_not_lead_back_to_an_older_commit(
+    make_server: MakeServer, tmp_path: Path
+) -> None:
+    """What was new would be denied at it, and remembered as missing at the newer one."""
+    first_asked, may_answer = asyncio.Event(), asyncio.Event()
+    heads = iter(("a" * 40, "b" * 40))
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.method == "POST":
+            return web.json_response([])
+        head = next(heads)
+        if head[0] == "a":
+            first_asked.set()
+            await may_answer.wait()
+        return web.Response(headers={"X-Repo-Commit": head})
+
+    server = await make_server(answer)
+    remote = HubRepoRemote("hub", server.url, REPO, TokenSource(anonymous=True), tmp_path / "home", Clock())
+    try:
+        overtaken = asyncio.ensure_future(remote.version(NAME.namespace))  # noqa: TID251
+        await first_asked.wait()
+        assert await remote.version(NAME.namespace) == "b" * 40
+        may_answer.set()
+        assert await overtaken == "b" * 40
+        await remote.present(NAME.namespace, [NAME.key])
+        assert server.requests[-1].path.endswith("b" * 40)
+    finally:
+        may_answer.set()
+        await remote.close()
 
 
 async def test_a_repo_without_a_branch_is_unavailable(remote: HubRepoRemote, hub: HubServer) -> None:
