@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from neffd.remotes.base import BEING_REWRITTEN, STILL_LISTING, RemoteUnavailable
+from neffd.remotes.base import BEING_REWRITTEN, REVISION_GONE, STILL_LISTING, RemoteUnavailable
 from neffd.retry import Backoff
 
 FIRST_S = 1.0
@@ -30,7 +30,7 @@ _SOON_S = 1.0
 _BUSY_LINE_S = 5.0
 _OF_THE_HOST = frozenset({"unreachable", "name-not-found", "tls-failed", "no-directory", "stale-mount"})
 # One entry's trouble, a large remote that is being read, or the end of an asker.
-_NO_TROUBLE = frozenset({BEING_REWRITTEN, STILL_LISTING, "revision-gone", "entry-gone", "cancelled"})
+_NO_TROUBLE = frozenset({BEING_REWRITTEN, STILL_LISTING, REVISION_GONE, "entry-gone", "cancelled"})
 
 
 class State(str, Enum):

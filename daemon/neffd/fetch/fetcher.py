@@ -29,7 +29,15 @@ from neffd.fetch.refusals import Refusals
 from neffd.fetch.watching import Watching
 from neffd.layouts import xla
 from neffd.metrics import Metrics
-from neffd.remotes.base import BEING_REWRITTEN, EntryRefused, Fetched, Remote, RemoteUnavailable, SpoiltOnTheWay
+from neffd.remotes.base import (
+    BEING_REWRITTEN,
+    REVISION_GONE,
+    EntryRefused,
+    Fetched,
+    Remote,
+    RemoteUnavailable,
+    SpoiltOnTheWay,
+)
 from neffd.serve.status import Problems
 from neffd.slots import Line
 from neffd.store import fsops, index
@@ -266,8 +274,10 @@ class Fetcher:
         except SpoiltOnTheWay as error:
             log.info("%s from remote %s once more: %s", flight.name, source.remote.name, error)
         except RemoteUnavailable as error:
-            if error.reason != BEING_REWRITTEN:
+            if error.reason not in (BEING_REWRITTEN, REVISION_GONE):
                 raise
+            if error.reason == REVISION_GONE:
+                await source.catalog.look(flight.name.namespace)
         return await self._fetch_once(flight, source, is_last=True)  # described anew
 
     async def _fetch_once(self, flight: Flight, source: Source, *, is_last: bool = False) -> Answer:

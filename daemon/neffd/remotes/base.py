@@ -23,6 +23,8 @@ from neffd.remotes.provenance import FileDigest, Provenance
 
 # The reason of a remote without transactions whose copy of an entry did not fit together: worth one more look.
 BEING_REWRITTEN = "being-rewritten"
+# The reason of one whose history was rewritten, or that was made anew: what it holds is told at another revision.
+REVISION_GONE = "revision-gone"
 # The reason of a remote that answers, and needs longer to say what it holds than anybody can wait.
 STILL_LISTING = "still-listing"
 # Of a document that was not even tried: its entries are not all there, or nothing was written that it could ride on.

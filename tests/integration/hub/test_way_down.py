@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -136,6 +138,26 @@ def test_an_entry_that_is_not_ready_leaves_nothing_behind(make_host: MakeHost, h
         assert hub.counters()["requests"][RESOLVE] == 2, "NEFF and HLO were on their way"
         assert entries.read(host.cache, name) == {}
         assert list((host.home / "cache.neffd" / "fetch").glob("*")) == []
+
+
+def test_from_a_repo_that_was_made_anew_entries_come_at_once(make_host: MakeHost, hub: HubProcess) -> None:
+    """The commit that they were last seen at is gone; nobody waits for the next look at the branch."""
+    first, second, left_out = content = seed(hub, 3)
+    with make_host("a", remote=SLOW_POLL, overrides=ONLY_ASKED) as host:
+        assert resolve(host, first) == {"ready": 1}
+        eventually(lambda: listed(host), "the listing")
+        request = urllib.request.Request(
+            f"{hub.endpoint}/api/repos/delete",
+            json.dumps({"name": "cache", "organization": "alice", "type": "model"}).encode(),
+            {"Authorization": f"Bearer {hub.token('alice')}", "Content-Type": "application/json"},
+            method="DELETE",
+        )
+        urllib.request.urlopen(request, timeout=10).close()
+        kept = {f"{second}/{file}": data for file, data in content[second].items()}
+        hub.seed_files(REPO, {**kept, "another": b"one"}, private=True)
+        assert resolve(host, second) == {"ready": 1}
+        assert resolve(host, left_out) == {"not-on-remotes": 1}
+        assert entries.read(host.cache, second) == content[second]
 
 
 @pytest.mark.parametrize("is_prefetched", [False, True])

@@ -22,7 +22,7 @@ from urllib.parse import quote, urlencode
 from yarl import URL
 
 from neffd import __version__
-from neffd.remotes.base import RemoteUnavailable
+from neffd.remotes.base import REVISION_GONE, RemoteUnavailable
 from neffd.remotes.hub.budget import retry_after_s
 from neffd.remotes.hub.quotas import Quotas
 from neffd.remotes.hub.tokens import TokenSource
@@ -341,7 +341,7 @@ def _raise_for(answer: aiohttp.ClientResponse, may_miss: bool) -> None:
             return
         raise NotThere(code)
     if status == 404 and code == "RevisionNotFound":  # says nothing about what the repo holds now
-        raise RemoteUnavailable("revision-gone", "no such branch or commit, or the history was rewritten")
+        raise RemoteUnavailable(REVISION_GONE, "no such branch or commit, or the history was rewritten")
     if status == 429:
         raise RemoteUnavailable("rate-limited", retry_after_s=_retry_after_s(answer))
     if code == "GatedRepo" or status == 403:

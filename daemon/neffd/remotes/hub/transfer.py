@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from neffd.remotes.base import RemoteUnavailable
+from neffd.remotes.base import REVISION_GONE, RemoteUnavailable
 from neffd.remotes.hub.client import HubClient, NotThere, RangeRefused
 from neffd.remotes.hub.files import IncomingFile
 
@@ -85,7 +85,7 @@ class Transfer:
         try:
             is_all = await self._receive(held)
         except NotThere:
-            raise RemoteUnavailable("revision-gone", f"{self._path} went away") from None
+            raise RemoteUnavailable(REVISION_GONE, f"{self._path} went away") from None
         except RemoteUnavailable as error:
             if error.reason not in _BROKEN or not self._arrived_bytes:
                 raise
