@@ -25,6 +25,8 @@ IDLE_S = 120.0
 _MAX_LINE_BYTES = 1 << 20
 # A cold disk may take its time to bring huggingface_hub.
 _START_S = 60.0
+# So often it is said of one that starts that something moves.
+_SIGN_S = 1.0
 _END_S = 1.0
 # A quarter of the share of those that somebody waits for; an upload under load still moves.
 _NICE, _NICEST = 5, 19
@@ -138,9 +140,7 @@ class HubWorker:
             process.stdin.write(json.dumps(request).encode() + b"\n")
             await asyncio.wait_for(process.stdin.drain(), self._stall_s)
             while True:
-                limit_s = self._stall_s if self._has_started else max(self._stall_s, _START_S)
-                line = await asyncio.wait_for(process.stdout.readline(), limit_s)
-                self._has_started = True
+                line = await self._line(process.stdout, on_progress)
                 if not line:
                     with contextlib.suppress(asyncio.TimeoutError):
                         await asyncio.wait_for(process.wait(), _END_S)
@@ -158,6 +158,17 @@ class HubWorker:
             raise RemoteUnavailable("stalled", f"nothing moved for {self._stall_s:g} s") from None
         except (ConnectionError, TypeError, ValueError) as error:
             raise RemoteUnavailable("worker-died", type(error).__name__) from None
+
+    async def _line(self, output: asyncio.StreamReader, on_progress: OnProgress) -> bytes:
+        """What it says next. Until its first word it starts, which is a sign of life, too."""
+        if self._has_started:
+            return await asyncio.wait_for(output.readline(), self._stall_s)
+        telling = self._tasks.start(_tell_again_and_again(on_progress), name="hub-worker-starts")
+        try:
+            return await asyncio.wait_for(output.readline(), max(self._stall_s, _START_S))
+        finally:
+            telling.cancel()
+            self._has_started = True
 
     async def _running(self) -> asyncio.subprocess.Process:
         if self._process is not None and self._process.returncode is None:
@@ -206,6 +217,12 @@ class HubWorker:
         process, self._process = self._process, None
         if process is not None:
             self._tasks.start(_retired(process), name=f"hub-worker-{process.pid}")
+
+
+async def _tell_again_and_again(on_progress: OnProgress) -> None:
+    while True:
+        await asyncio.sleep(_SIGN_S)
+        on_progress([])
 
 
 async def _retired(process: asyncio.subprocess.Process) -> None:

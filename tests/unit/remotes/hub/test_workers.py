@@ -19,6 +19,7 @@ from tests.harness.daemon import python_path
 from tests.harness.processes import command_line
 from tests.hub import HubServer
 from tests.unit.remotes.hub.conftest import REPO
+from tests.unit.waiting import until
 
 MODEL_INFO = "GET /api/{type}/{namespace}/{name}"
 
@@ -208,6 +209,24 @@ async def test_what_lies_in_the_working_directory_is_none_of_its_modules(
     monkeypatch.setenv("PYTHONPATH", python_path())
     monkeypatch.chdir(tmp_path)
     assert (await access(worker, hub))["can_write"]
+
+
+async def test_that_it_starts_is_a_sign_of_life(
+    worker: HubWorker, hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What is imported may take long on a busy host; who waits for bytes has to hear that it is not in vain."""
+    may_start, slow = tmp_path / "may-start", tmp_path / "slow"
+    slow.write_text(f'#!/bin/sh\nwhile [ ! -e {may_start} ]; do sleep 0.05; done\nexec {sys.executable} "$@"\n')
+    slow.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(slow))
+    monkeypatch.setattr("neffd.remotes.hub.workers._SIGN_S", 0.01, raising=False)
+    signs = list[object]()
+    call = asyncio.ensure_future(access(worker, hub, on_progress=signs.append))  # noqa: TID251
+    try:
+        await until(lambda: len(signs) > 1, "signs of life")
+    finally:
+        may_start.touch()
+    assert (await call)["can_write"]
 
 
 async def test_it_does_not_outlive_its_daemon(hub: HubServer, tmp_path: Path) -> None:
