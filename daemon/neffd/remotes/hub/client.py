@@ -184,7 +184,7 @@ class HubClient:
         try:
             access = XetAccess(str(told["casUrl"]), str(told["accessToken"]), int(told["exp"]))
             is_safe = URL(access.url).scheme in ("https", self._origin.scheme)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):  # the last of a number without end
             is_safe = False
         if not is_safe:
             raise RemoteUnavailable("bad-answer", "no way to the chunk store in the answer to a token request")

@@ -292,14 +292,14 @@ def _entry(name: ModuleName, found: Mapping[str, RemoteFile], revision: str) -> 
 def _remote_file(item: dict[str, Any]) -> tuple[str, RemoteFile]:
     """One listed file, from untrusted hands; raises RemoteUnavailable if it cannot be read."""
     try:
-        path, lfs = str(item["path"]), item.get("lfs")
+        path, lfs, size_bytes = str(item["path"]), item.get("lfs"), int(item["size"])
+        if size_bytes < 0:
+            raise ValueError("a negative size")
         sha256 = str(lfs["oid"]) if lfs else None
         git_sha1, xet_hash = None if lfs else str(item["oid"]), item.get("xetHash")
         is_hash = isinstance(xet_hash, str) and _XET_HASH.fullmatch(xet_hash)
-        return path, RemoteFile(
-            path.rpartition("/")[2], int(item["size"]), sha256, git_sha1, xet_hash if is_hash else None
-        )
-    except (KeyError, TypeError, ValueError):
+        return path, RemoteFile(path.rpartition("/")[2], size_bytes, sha256, git_sha1, xet_hash if is_hash else None)
+    except (KeyError, TypeError, ValueError, OverflowError):  # the last of a number without end
         raise RemoteUnavailable("bad-answer", "a listed file lacks its path, size or id") from None
 
 

@@ -267,7 +267,16 @@ async def test_the_hubs_token_goes_to_no_store(host: Host) -> None:
     assert host.hub.token("alice", "read") not in (access.token, access.url)
 
 
-@pytest.mark.parametrize("told", [b"[]", b"{}", b'{"casUrl": "ftp://x", "accessToken": "t", "exp": 9}', b"no"])
+@pytest.mark.parametrize(
+    "told",
+    [
+        b"[]",
+        b"{}",
+        b'{"casUrl": "ftp://x", "accessToken": "t", "exp": 9}',
+        b'{"casUrl": "http://x", "accessToken": "t", "exp": 1e999}',
+        b"no",
+    ],
+)
 async def test_no_way_to_the_store(make_server: MakeServer, make_client: MakeClient, told: bytes) -> None:
     async def answer(_: web.Request) -> web.Response:
         return web.Response(body=told)

@@ -116,6 +116,21 @@ async def test_an_answer_that_was_overtaken_does_not_lead_back_to_an_older_commi
         await remote.close()
 
 
+@pytest.mark.parametrize("size", ["1e999", "-1", "NaN", '"much"', "null"])
+async def test_a_file_without_a_size_that_there_can_be(make_server: MakeServer, tmp_path: Path, size: str) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        item = f'[{{"type": "file", "path": "{NAME}/model.neff", "oid": "{"a" * 40}", "size": {size}}}]'
+        return web.Response(text=item, headers={"X-Repo-Commit": "a" * 40})
+
+    server = await make_server(answer)
+    remote = HubRepoRemote("hub", server.url, REPO, TokenSource(anonymous=True), tmp_path / "home", Clock())
+    try:
+        with pytest.raises(RemoteUnavailable, match="bad-answer"):
+            await remote.describe(NAME)
+    finally:
+        await remote.close()
+
+
 async def test_a_repo_without_a_branch_is_unavailable(remote: HubRepoRemote, hub: HubServer) -> None:
     hub.add_fault("HEAD ", status=404, code="RevisionNotFound")
     with pytest.raises(RemoteUnavailable, match="revision-gone"):
