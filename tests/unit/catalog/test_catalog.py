@@ -93,9 +93,14 @@ async def test_a_trainer_that_comes_finds_a_fresh_picture(hub: HubServer, tmp_pa
         catalog.expect_questions()
         await asyncio.sleep(0)
         assert requests(hub) == {}, "it is fresh"
-    async with catalog_of(hub, tmp_path, recheck_s=0.1) as catalog:
+    async with catalog_of(hub, tmp_path, recheck_s=0.5) as catalog:
         catalog.use(NAMESPACE)
-        await until(lambda: catalog.knows_absent(NAMESPACE, key(100)), "it is listed")
+
+        def is_known_now() -> bool:  # a listing may take longer than its look counts
+            catalog.expect_questions()
+            return catalog.knows_absent(NAMESPACE, key(100))
+
+        await until(is_known_now, "it is listed")
         await until(lambda: not catalog.knows_absent(NAMESPACE, key(100)), "and old again")
         catalog.expect_questions()
         await until(lambda: catalog.knows_absent(NAMESPACE, key(100)), "looked at again, long before it is due")
