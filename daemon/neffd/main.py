@@ -124,10 +124,11 @@ def _loop_runner() -> Callable[[Any], int]:
 def _threads_left(timeout_s: float) -> list[str]:
     deadline = time.monotonic() + timeout_s
     not_others = (threading.main_thread(), threading.current_thread())
-    others = [thread for thread in threading.enumerate() if thread not in not_others]
+    # No end waits for a daemon thread; our own last resort is one.
+    others = [thread for thread in threading.enumerate() if thread not in not_others and not thread.daemon]
     for thread in others:
         thread.join(max(0.0, deadline - time.monotonic()))
-    return [thread.name for thread in others if thread.is_alive() and not thread.daemon]
+    return [thread.name for thread in others if thread.is_alive()]
 
 
 def _parser() -> argparse.ArgumentParser:
