@@ -101,7 +101,8 @@ class Keeper:
         self._pid_space = processes.pid_space()
         self._looked: dict[Place, float] = {}  # when its lock was last seen
         self._unknown: dict[Place, LockId] = {}
-        self._untold: OrderedDict[Place, tuple[Holder, float]] = OrderedDict()  # and how long it was held
+        # And how long each was held; of one place there may be several.
+        self._untold: OrderedDict[tuple[Place, LockId], tuple[Holder, float]] = OrderedDict()
         self._changed = Wake()
         stale.on_gone = self._is_no_more
 
@@ -148,8 +149,10 @@ class Keeper:
         if lockfile.made_by(path, uid) != lock:
             return
         known = self._board.holder(place)
-        if known is None or known.lock != lock:
+        if known is None:
             self._stale.forget(place)  # whatever was said, it was of another lock
+        elif known.lock != lock:
+            self._gone(place)  # who held that one may not have told yet that it is gone
         pid = pid if self._watched.add(pid) else 0
         since, is_measured = self._since(place, lock, pid, at_s)
         self._board.took(place, Holder(pid, uid, lock, since, connection, program=program, is_measured=is_measured))
@@ -179,10 +182,9 @@ class Keeper:
             if lockfile.identity(path) == lock or lockfile.is_hidden(path):
                 return  # says who?
             self._gone(place)
-        holder, held_s = self._untold.get(place, (None, 0.0))
-        if holder is not None and holder.lock == lock:
-            del self._untold[place]
-            self._note_compile(place, holder, held_s)
+        untold = self._untold.pop((place, lock), None)
+        if untold is not None:
+            self._note_compile(place, *untold)
 
     def _note_compile(self, place: Place, holder: Holder, held_s: float) -> None:
         neff = self._directories[place.root].root.ready_neff(place.name)
@@ -286,7 +288,7 @@ class Keeper:
         self._directories[place.root].nudge()
 
     def _keep_untold(self, place: Place, holder: Holder) -> None:
-        self._untold[place] = holder, self._board.age_s(holder)
+        self._untold[place, holder.lock] = holder, self._board.age_s(holder)
         if len(self._untold) > _MOST_UNTOLD:
             self._untold.popitem(last=False)
 

@@ -325,6 +325,23 @@ async def test_a_compile_counts_also_where_its_end_is_seen_before_it_is_told(hos
     host.start()
 
 
+@pytest.mark.parametrize("others", [1, 2])
+async def test_a_compile_counts_also_where_others_tell_of_the_next_lock_first(host: Host, others: int) -> None:
+    """Ranks that waited for it take the lock one after the other, each for a moment, on connections of their own."""
+    lock, began_at = host.make_lock(), time.monotonic() - 0.6
+    host.keeper.took(host.place, lock, pid=os.getpid(), uid=os.getuid(), connection=1, at_s=began_at)
+    entries.write(host.root.path, NAME, entries.files(NAME))
+    for number in range(others):
+        host.lock.rename(host.lock.with_name(f"kept {number}"))  # so that its inode is not used again
+        host.keeper.took(host.place, host.make_lock(), pid=os.getpid(), uid=os.getuid(), connection=2 + number)
+    host.keeper.released(host.place, lock)
+    ((_, _, _, seconds),) = host.compiled
+    assert seconds is not None
+    assert seconds >= 0.6
+    assert len(host.keeper.status()) == 1, "the last one has it still"
+    host.start()
+
+
 @pytest.mark.parametrize("skew_s", [-1e9, 1e9])
 @pytest.mark.parametrize("is_restarted", [False, True])
 async def test_a_compile_is_measured_by_no_clock_that_may_jump(
