@@ -65,13 +65,14 @@ class Placer:
 
     def _place_if_possible(self, name: ModuleName, staged: Path, asker_holds_lock: bool) -> Placement:
         """Once more where what was in the way has gone: an eviction has the lock, and then the folder, for a moment."""
-        target, tries = self._root.entry(name), 0
+        target, tries, whole = self._root.entry(name), 0, set(staged.iterdir())
         while True:
             tries += 1
             try:
                 placement = self._place(name, staged, asker_holds_lock)
             except FileNotFoundError:
-                if tries == _TRIES or os.path.lexists(target):
+                # A part of it went with the folder: the rest alone would pass for an entry.
+                if tries == _TRIES or os.path.lexists(target) or set(staged.iterdir()) != whole:
                     raise
                 continue
             if placement is not Placement.LOCKED or tries == _TRIES or not self._locks.has_gone(target / xla.LOCK):

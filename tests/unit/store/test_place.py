@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from pathlib import Path
 
@@ -122,6 +123,22 @@ def test_a_folder_that_goes_in_the_middle_is_made_anew(placer: Placer, root: Cac
     assert placer.place(NAME, stage(root, entries.files(NAME)), asker_holds_lock=False) is Placement.PLACED
     assert entries.read(root.path, NAME) == entries.files(NAME)
     assert _staged_files(root) == []
+
+
+@pytest.mark.parametrize("holds", [False, True])
+def test_what_is_left_of_a_copy_is_not_placed_as_the_whole(placer: Placer, root: CacheRoot, holds: bool) -> None:
+    """Somebody removes the cache just when the NEFF is in: a mark alone would have every trainer look for its NEFF."""
+    folder = entries.write(root.path, NAME, {xla.LOCK: b""} if holds else {})
+
+    def remove(point: str) -> None:
+        if point == "before-ready-mark":
+            points.hook = None
+            shutil.rmtree(folder)
+
+    points.hook = remove
+    with pytest.raises(FileNotFoundError):
+        placer.place(NAME, stage(root, entries.files(NAME)), asker_holds_lock=holds)
+    assert not folder.exists()
 
 
 @GENERATIONS
