@@ -1,8 +1,9 @@
-"""Fetches failed for this host's disk: said until something can be written there again. Blocking."""
+"""Fetches failed for this host's disk: said until something can be written there again."""
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from neffd.serve.status import Problems
@@ -16,7 +17,7 @@ _SUBJECT = "fetch"
 
 
 class DiskDoubt:
-    """Whether the disk failed a fetch and nothing was written since.
+    """Whether the disk failed a fetch and nothing was written since. For the event loop, as the problems are.
 
     Args:
         problems: where it is said, as `disk`.
@@ -26,28 +27,37 @@ class DiskDoubt:
         self._root = root
         self._index = index
         self._problems = problems
-        self.is_in_doubt = False
+        self._failures = 0
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether a look is worth while."""
+        return self._failures > 0
 
     def failed(self, error: OSError | sqlite3.Error) -> None:
         """A fetch ended with `error`. That something went away under it says nothing of the disk."""
         if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
-            self.is_in_doubt = True
+            self._failures += 1
             detail = (error.strerror if isinstance(error, OSError) else None) or str(error)
             self._problems.note("disk", detail, "", _SUBJECT)
 
-    def look(self) -> None:
+    async def look(self, in_worker: Callable[[Callable[[], bool]], Awaitable[bool]]) -> None:
         """Where it is in doubt, write something; on a warm cache no fetch would show that it is over."""
-        if not self.is_in_doubt:
-            return
+        failures = self._failures
+        # What failed meanwhile is news.
+        if failures and await in_worker(self._can_write) and self._failures == failures:
+            self._failures = 0
+            self._problems.over("disk", subject=_SUBJECT)
+
+    def _can_write(self) -> bool:
         folder: Path | None = None
         try:
             folder = self._root.new_folder("fetch")
             fsops.write_synced(folder / "probe", _PROBE)
             self._index.try_writing()
         except (OSError, sqlite3.Error):
-            return
+            return False
         finally:
             if folder is not None:
                 fsops.remove_tree(folder)
-        self.is_in_doubt = False
-        self._problems.over("disk", subject=_SUBJECT)
+        return True

@@ -161,7 +161,7 @@ class Fetcher:
             for name in list(self._waiting):
                 await self._retry(name)
             if self._disk.is_in_doubt:
-                await self._in_worker(self._disk.look)
+                await self._disk.look(self._in_worker)
 
     def nudge(self) -> None:
         """A lock file came or went."""
