@@ -316,11 +316,21 @@ class Index:
         )
         self._own_locks.add(str(lock))
 
-    def drop_claim(self, lock: Path) -> None:
-        """Forget a lock file that is gone. Blocking."""
+    def let_go(self, lock: Path) -> None:
+        """None of our threads holds a lock file any more, though it may be there: whoever waits for it goes on."""
         with self._own_lock_went:
             self._own_locks.discard(str(lock))
             self._own_lock_went.notify_all()
+
+    def is_left_over(self, lock: Path, inode: int, mtime_ns: int) -> bool:
+        """Whether a lock file is one that we made, let go, and could not remove. Blocking."""
+        query, row = "SELECT 1 FROM claims WHERE (lock_path, inode, mtime_ns) = (?, ?, ?)", (str(lock), inode, mtime_ns)
+        found = self._database.run_blocking(lambda connection: connection.execute(query, row).fetchone())
+        return found is not None and not self.is_own_lock(lock)
+
+    def drop_claim(self, lock: Path) -> None:
+        """Forget a lock file that is gone. Blocking."""
+        self.let_go(lock)
         self._database.run_blocking(
             lambda connection: connection.execute("DELETE FROM claims WHERE lock_path = ?", (str(lock),))
         )

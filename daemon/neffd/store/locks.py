@@ -39,21 +39,36 @@ class StockLocks:
             yield identity is not None
         finally:
             if identity is not None:
-                with contextlib.suppress(FileNotFoundError):
-                    # Tools that clear locks clear ours too; what is there then is somebody else's.
-                    if _identity(lock) == identity:
-                        lock.unlink()
-                        fsops.sync_directory(lock.parent)  # or a crash brings it back, and nobody knows that it is ours
-                self._index.drop_claim(lock)
+                self._give_back(lock, identity)
 
     def has_gone(self, lock: Path) -> bool:
         """Whether a lock file that was there a moment ago is not any more; one of ours is waited for."""
         self._index.wait_for_own_lock(lock, _OWN_S)
-        return not os.path.lexists(lock)
+        return not self._is_there(lock)
+
+    def _give_back(self, lock: Path, identity: tuple[int, int]) -> None:
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                # Tools that clear locks clear ours too; what is there then is somebody else's.
+                if _identity(lock) == identity:
+                    lock.unlink()
+                    fsops.sync_directory(lock.parent)  # or a crash brings it back, and nobody knows that it is ours
+        except OSError:
+            self._index.let_go(lock)  # its claim stays: whoever meets it, or the next start, tries again
+            raise
+        self._index.drop_claim(lock)
+
+    def _is_there(self, lock: Path) -> bool:
+        """Whether a lock file is there; one of ours that could not be removed before is removed now if possible."""
+        with contextlib.suppress(OSError):
+            identity = _identity(lock)
+            if self._index.is_left_over(lock, *identity):
+                self._give_back(lock, identity)
+        return os.path.lexists(lock)
 
     def _take(self, lock: Path) -> tuple[int, int] | None:
         """Create the file, known to the index by its identity before it has its name."""
-        if os.path.lexists(lock):  # perhaps of ours, whose claim must stay: the next start clears what was left
+        if self._is_there(lock):  # perhaps of ours, whose claim must stay
             return None
         draft = self._root.staging / f"lock-{secrets.token_hex(8)}"
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from pathlib import Path
@@ -100,3 +101,34 @@ def test_numbers_of_files_may_have_64_bits(lock: Path, index: Index) -> None:
 
 def _full(*_: object) -> None:
     raise sqlite3.OperationalError("database or disk is full")
+
+
+def test_one_that_could_not_be_given_back_goes_when_somebody_meets_it(
+    root: CacheRoot, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk was read-only for a moment, say. Nobody holds it: nobody waits for it, and it is told of as unknown."""
+    lock, locks = root.path / "entry" / xla.LOCK, StockLocks(root, index)
+    lock.parent.mkdir()
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path == lock:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr("neffd.store.locks._OWN_S", 0.1)
+    for is_met in (locks.has_gone, lambda _: _takes(locks, lock)):
+        with monkeypatch.context() as fault:
+            fault.setattr(Path, "unlink", refuse)
+            with pytest.raises(OSError, match="Read-only"), locks.taken(lock) as is_ours:
+                assert is_ours
+            assert not index.is_own_lock(lock)
+            assert not locks.has_gone(lock), "it cannot be removed yet"
+        assert is_met(lock)
+        assert not lock.exists()
+    assert index.clear_claims() == []
+
+
+def _takes(locks: StockLocks, lock: Path) -> bool:
+    with locks.taken(lock) as is_ours:
+        return is_ours
