@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ async def open_later(
             lock = await in_worker(_open, root, pinned)
         except NeffdError as error:  # writable, but not for us
             problems.note(_DISK, error.message, error.hint)
-        except OSError as error:
+        except (OSError, sqlite3.Error) as error:
             problems.note(_DISK, str(error), "")
     problems.over(_DISK)
     return lock
