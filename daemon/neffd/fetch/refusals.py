@@ -8,6 +8,7 @@ whether it is another one now. Durable, so that a restart does not fetch everyth
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
@@ -67,6 +68,7 @@ class Refusals:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._known: dict[tuple[str, ModuleName], Refusal] = {}
+        self._one_at_a_time = asyncio.Lock()
 
     async def load(self) -> None:
         """What earlier lives refused."""
@@ -128,13 +130,15 @@ class Refusals:
             "detail": str(error),
             "refused_at": time.time(),
         }
-        folder, dropped = await asyncio.to_thread(_keep, staged, staging / FOLDER, name, about)
-        for known in list(self._known.values()):
-            if known.folder in dropped or known.folder == folder:
-                self._known[known.remote, known.name] = replace(known, folder="")
         is_vague = entry is not None and any(file.stamp is not None for file in entry.files)
         text = "" if entry is None else fingerprint(entry)
-        await self._save(Refusal(catalog.name, *name, error.reason, version, text, is_vague, str(folder), time.time()))
+        async with self._one_at_a_time:  # what goes for another's sake may be what was kept just now
+            folder, dropped = await asyncio.to_thread(_keep, staged, staging / FOLDER, name, about)
+            for known in list(self._known.values()):
+                if known.folder in dropped or known.folder == folder:
+                    self._known[known.remote, known.name] = replace(known, folder="")
+            refusal = Refusal(catalog.name, *name, error.reason, version, text, is_vague, str(folder), time.time())
+            await self._save(refusal)
 
     def status(self, remote: str) -> dict[str, Any]:
         """For the status document: how many copies of a remote are refused, and the latest of them."""
@@ -195,10 +199,13 @@ def _keep(staged: Path, base: Path, name: ModuleName, about: dict[str, Any]) -> 
 
 def _over_the_limits(base: Path) -> Iterator[Path]:
     """Folders of refused copies that there is no room for: the oldest, and those that are too large by themselves."""
-    found = [(reason.stat().st_mtime_ns, reason.parent) for reason in base.glob(f"*/*/{REASON_FILE}")]
+    found: list[tuple[int, Path, int]] = []
+    for reason in base.glob(f"*/*/{REASON_FILE}"):
+        with contextlib.suppress(OSError):  # somebody has looked at it, and removes it now
+            size_bytes = sum(file.lstat().st_size for file in reason.parent.iterdir())
+            found.append((reason.stat().st_mtime_ns, reason.parent, size_bytes))
     count, total_bytes = 0, 0
-    for _, folder in sorted(found, reverse=True):
-        size_bytes = sum(file.lstat().st_size for file in folder.iterdir())
+    for _, folder, size_bytes in sorted(found, reverse=True):
         if count >= MOST_KEPT or total_bytes + size_bytes > MOST_KEPT_BYTES:
             yield folder
         else:

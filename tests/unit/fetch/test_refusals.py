@@ -216,6 +216,18 @@ async def test_what_is_kept_is_bounded(host: Host, monkeypatch: pytest.MonkeyPat
     assert len(list((host.staging / "refused").glob("*/*"))) == 3
 
 
+async def test_many_at_once_are_all_remembered(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each makes room for itself while others do: what went away for one was an error of the next."""
+    monkeypatch.setattr(module, "MOST_KEPT", 3)
+    names = [entries.module(number) for number in range(100)]
+    await asyncio.gather(*(host.refuse(name) for name in names))
+    assert [name for name in names if not await host.stands(name)] == []
+    shown = host.refusals.status(host.remote.name)
+    assert shown["count"] == len(names)
+    kept = [copy["folder"] for copy in shown["shown"] if copy["folder"]]
+    assert [folder for folder in kept if not Path(folder).is_dir()] == []
+
+
 async def test_a_copy_that_cannot_be_kept_is_refused_all_the_same(host: Host) -> None:
     (host.staging / "refused").write_text("in the way")
     await host.refuse()
