@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from neff.keys import ModuleName
@@ -118,6 +118,19 @@ class Selection:
     remove: tuple[Entry, ...]
     reaches_goal: bool
     kept: Counter[Kept]
+
+
+@dataclass
+class Told:
+    """What remotes were asked for, and said they hold, since it was decided that something has to go."""
+
+    asked: set[ModuleName] = field(default_factory=set)
+    held: set[ModuleName] = field(default_factory=set)
+
+    @property
+    def doubtful(self) -> frozenset[ModuleName]:
+        """What was denied, or nobody could say of."""
+        return frozenset(self.asked - self.held)
 
 
 def select(entries: Iterable[Entry], goal: Goal, policy: Policy, now: float) -> Selection:

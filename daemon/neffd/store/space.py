@@ -16,14 +16,13 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from neff.keys import ModuleName
 from neffd.config_sections import StoreConfig
 from neffd.metrics import Metrics
 from neffd.store.census import Census, Held
-from neffd.store.eviction import Entry, Goal, Kept, Limits, Policy, Selection, is_recent, select
+from neffd.store.eviction import Entry, Goal, Kept, Limits, Policy, Selection, Told, is_recent, select
 from neffd.store.index import Evicted, Index
 from neffd.store.removal import Removal, Remover
 from neffd.store.root import CacheRoot, FileFacts, Inspection
@@ -60,19 +59,6 @@ def limits_of(config: StoreConfig, root: CacheRoot) -> Limits:
 def policy_of(config: StoreConfig) -> Policy:
     """The configured rules of what may go, and in which order."""
     return Policy(config.keep_used_s, config.evict_unshared, config.old_versions_first)
-
-
-@dataclass
-class _Told:
-    """What remotes were asked for, and said they hold, since it was decided that something has to go."""
-
-    asked: set[ModuleName] = field(default_factory=set)
-    held: set[ModuleName] = field(default_factory=set)
-
-    @property
-    def doubtful(self) -> frozenset[ModuleName]:
-        """What was denied, or nobody could say of."""
-        return frozenset(self.asked - self.held)
 
 
 class Space:
@@ -248,7 +234,7 @@ class Space:
         """
         held = dict(self._census.snapshot())
         stays: dict[ModuleName, Kept] = {}
-        told = _Told()
+        told = Told()
         pinned = frozenset(self._pinned())
         unmark = functools.partial(self._remover.unmark, is_recent=self._is_recent)
         gone: list[Evicted] = []
@@ -261,6 +247,9 @@ class Space:
             wanted = {entry.name: neff for entry in chosen if (neff := held[entry.name].neff) is not None}
             if not wanted:
                 break
+            if meanwhile := self._needed_meanwhile(wanted):
+                stays |= meanwhile
+                continue
             self._removing |= wanted.keys()
             unmarked, kept = await self._in_worker(unmark, wanted)
             self._removing -= kept.keys()
@@ -277,7 +266,7 @@ class Space:
             await self._finish(gone)
         return Selection(tuple(removed), selection.reaches_goal, selection.kept)
 
-    async def _remotes_confirm(self, chosen: Collection[Entry], told: _Told) -> bool:
+    async def _remotes_confirm(self, chosen: Collection[Entry], told: Told) -> bool:
         """Ask, once for each, whether remotes hold what they are believed to hold of `chosen`; whether all is well.
 
         What is known of them may be old, or no more than the name of a folder.
@@ -287,6 +276,13 @@ class Space:
             told.asked |= unasked
             told.held.update(await self._confirmed(unasked))
         return unasked <= told.held
+
+    def _needed_meanwhile(self, chosen: Collection[ModuleName]) -> dict[ModuleName, Kept]:
+        """Those of `chosen` that somebody needs by now: a remote may have taken seconds to answer."""
+        asked_for = [name for name in chosen if self._is_recent(self._asked_for.get(name, 0.0))]
+        return dict.fromkeys(asked_for, Kept.RECENT) | dict.fromkeys(
+            set(chosen).intersection(self._pinned()), Kept.PINNED
+        )
 
     def _select(
         self,

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,6 +45,7 @@ class Room:
         self.asked: list[set[ModuleName]] = []
         self.denied: set[ModuleName] = set()
         self.is_silent = False
+        self.meanwhile: Callable[[], None] = lambda: None
         self.pinned: set[ModuleName] = set()
         self.settling: set[ModuleName] = set()
         self.workers = ThreadPoolExecutor(2)
@@ -70,6 +71,7 @@ class Room:
     async def _confirmed(self, names: Collection[ModuleName]) -> set[ModuleName]:
         """As the remote would: what it denies is not believed to be there any more."""
         self.asked.append(set(names))
+        self.meanwhile()
         if self.is_silent:
             return set()
         self.copies |= dict.fromkeys(self.denied.intersection(names), (0, 0))
@@ -124,6 +126,21 @@ async def room(folder: Path, **options: Any) -> AsyncIterator[Room]:
 
 def _ten(held: int = 10) -> Limits:
     return Limits(max_bytes=_SIZE * held)
+
+
+async def test_what_is_wanted_while_remotes_are_asked_stays(tmp_path: Path) -> None:
+    """They take seconds to answer, and a run may begin, or a trainer ask, in them."""
+    async with room(tmp_path, limits=_ten()) as made:
+        names = [made.write(number, idle_s=_DAY * (20 - number)) for number in range(10)]
+
+        def begin() -> None:
+            made.pinned.add(names[0])
+            made.space.used(names[1])
+
+        made.meanwhile = begin
+        async with made.running():
+            await until(lambda: len(made.gone) == 2, "two go")
+        assert made.here() == {0, 1, *range(4, 10)}
 
 
 async def test_the_longest_unused_go_until_low_water(tmp_path: Path) -> None:
