@@ -330,6 +330,13 @@ def test_a_hub_that_refuses(
     assert said in done.stderr
 
 
+def test_a_hub_that_fails_for_a_moment_is_asked_again(alice: Person, hub: HubProcess) -> None:
+    seed(hub, writing.files(entry(), NEWEST))
+    hub.add_fault("GET .*/tree/main/", status=503, times=2)
+    done = alice.neff("list", REPO)
+    assert (done.returncode, done.stderr) == (exitcodes.OK, "")
+
+
 def test_a_folder_that_has_just_been_removed_is_one_without_entries(alice: Person, hub: HubProcess) -> None:
     seed(hub, writing.files(entry(), NEWEST))
     hub.add_fault("GET .*/tree/main/.*0_REGISTRY", status=404, headers={"X-Error-Code": "EntryNotFound"}, times=None)

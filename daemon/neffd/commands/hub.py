@@ -24,6 +24,8 @@ MakeError = Callable[..., CommandError]  # as errors.no_repo
 
 # huggingface_hub waits for ever; a commit takes the Hub some seconds.
 _SILENCE_S = 60.0
+# A person should not have to type it again because the Hub was restarted somewhere.
+_PAUSES_S = (0.5, 2.0)
 
 
 def endpoint() -> str:
@@ -42,7 +44,7 @@ def repo_to_read(given: str | None) -> str:
 @contextlib.asynccontextmanager
 async def opened(repo_id: str, not_there: MakeError = no_repo) -> AsyncIterator[HubClient]:
     """Reading calls on a model repo. What the Hub refuses leaves as a CommandError; `not_there` makes that one."""
-    client = HubClient(endpoint(), repo_id, TokenSource())
+    client = HubClient(endpoint(), repo_id, TokenSource(), pauses_s=_PAUSES_S)
     try:
         yield client
     except RemoteUnavailable as error:
@@ -59,7 +61,7 @@ async def check_repo(repo_id: str) -> None:
 
 async def is_public(repo_id: str) -> bool:
     """Whether the Hub shows the repo to everybody; raises CommandError where it does not say."""
-    client = HubClient(endpoint(), repo_id, TokenSource(anonymous=True))
+    client = HubClient(endpoint(), repo_id, TokenSource(anonymous=True), pauses_s=_PAUSES_S)
     try:
         await client.head()
     except RemoteUnavailable as error:

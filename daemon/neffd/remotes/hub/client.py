@@ -87,6 +87,8 @@ class HubClient:
         read_s: how long nothing may come over one.
         tls: which servers to trust; None for the system's choice.
         quotas: told what every answer of the Hub says of them.
+        pauses_s: before each further try where a server fails for the moment (a 5xx, a connection that it closes); for
+            who has no breaker to do so.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class HubClient:
         read_s: float = READ_S,
         tls: ssl.SSLContext | None = None,
         quotas: Quotas | None = None,
+        pauses_s: Sequence[float] = (),
     ) -> None:
         endpoint = str(URL(endpoint)).rstrip("/")  # in the one form that addresses are compared in
         self._api = f"{endpoint}/api/models/{repo_id}"
@@ -107,6 +110,7 @@ class HubClient:
         self._address = (self._origin.scheme, self._origin.raw_host, self._origin.port)
         self._quotas = quotas or Quotas(time.monotonic)
         self._tokens = tokens
+        self._pauses_s = pauses_s
         self._limits_s = {"connect": 2 * connect_s, "sock_connect": connect_s, "sock_read": read_s}
         self._tls: ssl.SSLContext | bool = True if tls is None else tls
         self._session: aiohttp.ClientSession | None = None
@@ -214,7 +218,7 @@ class HubClient:
         import aiohttp
 
         try:
-            answer = await self._follow(method, url, headers, data)
+            answer = await self._answer(method, url, headers, data)
             async with answer:
                 if answer.status == 416 and headers is not None and "Range" in headers:
                     raise RangeRefused("the content is shorter than what there was")
@@ -233,6 +237,26 @@ class HubClient:
             raise RemoteUnavailable("name-not-found", _shown(url)) from None
         except aiohttp.ClientError as error:
             raise RemoteUnavailable("unreachable", type(error).__name__) from None
+
+    async def _answer(
+        self, method: str, url: str, headers: dict[str, str] | None, data: bytes | None
+    ) -> aiohttp.ClientResponse:
+        """The last try's answer, or the first that is no failure of a moment."""
+        import aiohttp
+
+        for pause_s in self._pauses_s:
+            try:
+                answer = await self._follow(method, url, headers, data)
+            except aiohttp.ClientConnectorError:  # a server that is not there is not there in a second either
+                raise
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                pass
+            else:
+                if answer.status < 500:
+                    return answer
+                answer.release()
+            await asyncio.sleep(pause_s)
+        return await self._follow(method, url, headers, data)
 
     async def _follow(
         self, method: str, url: str, headers: dict[str, str] | None, data: bytes | None

@@ -120,6 +120,27 @@ async def test_an_error_and_what_it_is_called(
 
 
 @EVERY_CALL
+@pytest.mark.parametrize("fault", [{"status": 503}, {"kind": "reset"}], ids=["503", "reset"])
+async def test_a_failure_of_a_moment_is_nothing_to_who_asks_again(
+    hub: HubServer, make_client: MakeClient, seeded: str, call: Call, fault: dict[str, Any]
+) -> None:
+    patient = make_client(hub.endpoint, hub.token("alice"), pauses_s=(0.0, 0.0))
+    hub.add_fault(".", times=2, **fault)
+    await call(patient)
+    hub.add_fault(".", times=None, **fault)
+    assert (await trouble(call(patient))).reason in ("server-error", "unreachable")
+
+
+async def test_what_is_no_failure_of_a_moment_is_asked_once(
+    hub: HubServer, make_client: MakeClient, seeded: str
+) -> None:
+    patient = make_client(hub.endpoint, hub.token("alice"), pauses_s=(0.0, 0.0))
+    hub.add_fault(".", status=429, times=1)
+    assert (await trouble(patient.head())).reason == "rate-limited"
+    assert sum(hub.counters()["requests"].values()) == 1
+
+
+@EVERY_CALL
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [({"kind": "reset"}, "unreachable"), ({"kind": "stall"}, "timeout")],
