@@ -221,14 +221,18 @@ class Collector:
         listing = await self._in_worker(functools.partial(self._survey.list_all, has_lost_events=has_lost_events))
         for error in listing.closed:
             self._unreadable.met(error)
-        for name, why in listing.torn.items():  # removed where that is possible, and at least not taken
-            log.warning("%s did not survive a crash of the machine: %s", name, why)
-            self._metrics.not_pushed.labels("torn").inc()
-            self._given_up[name] = await self._in_worker(self._root.inspect, name)
+        for name, why in listing.torn.items():
+            self._met_torn(name, why, await self._in_worker(self._root.inspect, name))
         if self._given_up:
             for name in self._given_up.keys() - set(listing.names):
                 self._take_up(name)
         return listing.names
+
+    def _met_torn(self, name: ModuleName, why: str, looks: Inspection) -> None:
+        """It was removed where that is possible, and is at least not taken."""
+        log.warning("%s did not survive a crash of the machine: %s", name, why)
+        self._metrics.not_pushed.labels("torn").inc()
+        self._given_up[name] = looks
 
     def _forget_gone(self) -> None:
         """What is gone may come again under the same name, and is then watched afresh."""
@@ -257,11 +261,13 @@ class Collector:
                 await self._look(seen, audience)
 
     async def _look(self, seen: Seen, audience: Audience) -> None:
-        name, looks, known = seen
+        name, looks, known, torn = seen
         if isinstance(looks, OSError):
             self._unreadable.met(looks)
             self._settling.saw(name, looks.errno, is_ready=False)
             return
+        if torn is not None:
+            self._met_torn(name, torn, looks)
         self._states.saw(name, looks)
         self._on_look(name, looks)
         if self._given_up.get(name, looks) != looks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Collection, KeysView, Mapping
 from typing import NamedTuple, TypeGuard
 
@@ -35,6 +36,7 @@ class Seen(NamedTuple):
     name: ModuleName
     looks: Inspection | OSError
     known: Known | None
+    torn: str | None  # what a crash of the machine has done to it, where that was found now
 
     @property
     def neff(self) -> FileFacts | None:
@@ -50,6 +52,7 @@ class Survey:
         self._index = index
         self._watch = watch
         self._baseline = Baseline(root, index)
+        self._late: aftercrash.Late | None = None
         self._is_verified = False
 
     def list_all(self, *, has_lost_events: bool) -> Listing:
@@ -78,9 +81,17 @@ class Survey:
             except OSError as error:
                 closed[namespace] = error
         self._baseline.note_once(names, closed)
-        torn = {} if self._is_verified else aftercrash.verify(self._root, self._index, names)
+        torn = {} if self._is_verified else self._verify(names, closed)
         self._is_verified = True
         return Listing(dict.fromkeys(names).keys(), torn, list(closed.values()))
+
+    def _verify(self, names: Collection[ModuleName], closed: Collection[str]) -> dict[ModuleName, str]:
+        began_s = time.time()
+        looked = aftercrash.verify(self._root, self._index, names)
+        unread = {*closed, *map(str, looked.unread)}
+        if looked.was_due and unread:
+            self._late = aftercrash.Late(self._root, self._index, unread, EVERYTHING, began_s)
+        return looked.torn
 
     def look_at(self, names: Collection[ModuleName], *, asking_index: bool) -> list[Seen]:
         """A fresh look at each of these entries, without what is noted of them where nobody needs it.
@@ -88,8 +99,24 @@ class Survey:
         Raises sqlite3.Error.
         """
         looks = {name: self._inspect(name) for name in names}
+        torn = self._look_through(looks)
         known = self._known(looks) if asking_index else {}
-        return [Seen(name, found, known.get(name)) for name, found in looks.items()]
+        return [Seen(name, found, known.get(name), torn.get(name)) for name, found in looks.items()]
+
+    def _look_through(self, looks: dict[ModuleName, Inspection | OSError]) -> dict[ModuleName, str]:
+        """What is torn of those that could not be read before; `looks` tell how they are now."""
+        torn: dict[ModuleName, str] = {}
+        if self._late is None:
+            return torn
+        for name in [name for name, found in looks.items() if _is_ready(found)]:
+            try:
+                why = self._late.look_through(name)
+            except OSError as error:
+                looks[name] = error
+                continue
+            if why is not None:
+                torn[name], looks[name] = why, self._inspect(name)
+        return torn
 
     def _known(self, looks: Mapping[ModuleName, Inspection | OSError]) -> dict[ModuleName, Known]:
         neffs = {name: found.neff for name, found in looks.items() if _is_ready(found)}

@@ -2,15 +2,16 @@
 
 A trainer does not sync what it writes, so a power loss may leave a ready mark beside a NEFF that is cut off or holds
 zeroes; and a disk may have lied about what neffd itself synced. What is found to be torn is removed as an eviction is,
-so that it is fetched or compiled again.
+so that it is fetched or compiled again. What cannot be read then is looked through when it can be.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from neff.keys import ModuleName
 from neffd.layouts import xla
@@ -28,42 +29,114 @@ _FIRST_FIELD = 0x0A  # an HLO module begins with its name
 _MOST_VARINT_BYTES = 10
 
 
+class Looked(NamedTuple):
+    """What was found: torn entries and what is wrong with each, and those that could not be read.
+
+    None of either where the machine was not started again.
+    """
+
+    torn: dict[ModuleName, str]
+    unread: frozenset[ModuleName]
+    was_due: bool
+
+
 def verify(
-    root: CacheRoot, index: Index, names: Iterable[ModuleName], wall: Callable[[], float] = time.time
-) -> dict[ModuleName, str]:
+    root: CacheRoot, index: Index, names: Collection[ModuleName], wall: Callable[[], float] = time.time
+) -> Looked:
     """Look through what was made shortly before the machine went down, if it has been started again since.
+
+    Torn entries are removed where that is possible. Raises OSError and sqlite3.Error: then the next call does it again.
 
     Args:
         names: all entries that are there.
-
-    Returns the torn ones, and what is wrong with each; they are removed where that is possible. Raises OSError and
-    sqlite3.Error: then the next call does it again.
     """
     last = index.last_boot(root.path)
-    torn = {} if last in (None, index.boot) else _remove_torn(root, index, names, wall())
+    was_due = last not in (None, index.boot)
+    looked = _look_through(root, index, names, wall()) if was_due else Looked({}, frozenset(), was_due)
     if last != index.boot:
         index.note_boot(root.path)
-    return torn
+    return looked
 
 
-def _remove_torn(root: CacheRoot, index: Index, names: Iterable[ModuleName], now: float) -> dict[ModuleName, str]:
+class Late:
+    """Entries that could not be read when all others were looked through, each looked through as soon as it can be.
+
+    A restart of the daemon forgets them.
+
+    Args:
+        unread: entries, namespaces, or `everything`, by name.
+        everything: the name of all that is there.
+        before_s: wall seconds; what was made later has met no crash.
+    """
+
+    def __init__(
+        self, root: CacheRoot, index: Index, unread: Collection[str], everything: str, before_s: float
+    ) -> None:
+        self._root = root
+        self._index = index
+        self._unread = frozenset(unread)
+        self._everything = everything
+        self._before_s = before_s
+        self._seen: set[ModuleName] = set()
+
+    def look_through(self, name: ModuleName) -> str | None:
+        """What is wrong with an entry that is ready, and can be read by now; it is removed where that is possible.
+
+        Raises OSError where it cannot be read after all, and sqlite3.Error. Blocking.
+        """
+        if name in self._seen or self._unread.isdisjoint((self._everything, name.namespace, str(name))):
+            return None
+        why, neff = None, self._root.ready_neff(name)
+        if neff is not None and self._is_old(name):
+            why = _what_is_torn(self._root, name, self._index.noted(self._root.path, [name]).get(name))
+            if why is not None:
+                _remove(self._root, self._index, {name: neff})
+        self._seen.add(name)
+        return why
+
+    def _is_old(self, name: ModuleName) -> bool:
+        """By either time: opening a folder changes the one of its files, copying them may keep the other."""
+        try:
+            facts = (self._root.entry(name) / xla.NEFF).lstat()
+        except FileNotFoundError:  # somebody has removed it meanwhile
+            return False
+        return min(facts.st_mtime, facts.st_ctime) < self._before_s
+
+
+def _look_through(root: CacheRoot, index: Index, names: Iterable[ModuleName], now: float) -> Looked:
     noted_at = index.noted_before(root.path)
     ready = {name: neff for name in names if (neff := root.ready_neff(name)) is not None}
+    unread = {name for name in names if name not in ready and _is_closed(root, name)}
     suspects = _suspects(ready, noted_at, now)
     torn = {}
     for start in range(0, len(suspects), _STRIDE):
         some = suspects[start : start + _STRIDE]
         noted = index.noted(root.path, [name for name in some if name in noted_at])
         for name in some:
-            why = _what_is_torn(root, name, noted.get(name))
+            try:
+                why = _what_is_torn(root, name, noted.get(name))
+            except OSError:
+                unread.add(name)
+                continue
             if why is not None:
                 torn[name] = why
+    _remove(root, index, {name: ready[name] for name in torn})
+    return Looked(torn, frozenset(unread), was_due=True)
+
+
+def _remove(root: CacheRoot, index: Index, torn: Mapping[ModuleName, FileFacts]) -> None:
     remover = Remover(root, index)
     # Who made it may have died before it let go of the lock.
-    gone, _ = remover.unmark({name: ready[name] for name in torn}, locked_too=True)
+    gone, _ = remover.unmark(torn, locked_too=True)
     for entry in gone:
         remover.finish(entry)
-    return torn
+
+
+def _is_closed(root: CacheRoot, name: ModuleName) -> bool:
+    try:
+        return not root.inspect(name).is_readable
+    except OSError:
+        return True
 
 
 def _suspects(
@@ -81,7 +154,10 @@ def _suspects(
 
 
 def _what_is_torn(root: CacheRoot, name: ModuleName, noted: Noted | None) -> str | None:
-    """One line, or None where nothing is known to be wrong. What was read before is held against what it was then."""
+    """One line, or None where nothing is known to be wrong. What was read before is held against what it was then.
+
+    Raises OSError where it cannot be read.
+    """
     folder = root.entry(name)
     try:
         looks = root.inspect(name)
@@ -93,8 +169,8 @@ def _what_is_torn(root: CacheRoot, name: ModuleName, noted: Noted | None) -> str
         for file in files:
             if file != xla.DONE and (why := _looks_torn(folder / file)) is not None:
                 return f"{file} {why}"
-    except OSError:
-        return None  # somebody has removed it meanwhile; or it cannot be read: whoever is to take it will speak of that
+    except FileNotFoundError:
+        return None  # somebody has removed it meanwhile
     return None
 
 

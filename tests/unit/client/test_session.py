@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -319,8 +320,9 @@ def test_a_run_whose_cache_is_no_directory_has_nothing_brought(socket_path: Path
             launcher = Launcher(run, daemon.path, {"NEURON_COMPILE_CACHE_URL": url})
             launcher.begin(prefetch=True)
             launcher.end()
-    asked = [message.get("op", message.get("root")) for message in seen]
-    assert asked == [None, None, "run-ended", "/cache", "prefetch", "/cache", "run-ended"]
+    # Who only prefetches hangs up at once, and may be heard later.
+    asked = Counter(message.get("op", message.get("root")) for message in seen)
+    assert asked == {None: 2, "/cache": 2, "prefetch": 1, "run-ended": 2}
 
 
 def test_a_hung_end_is_not_waited_for_long(socket_path: Path) -> None:

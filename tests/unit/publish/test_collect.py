@@ -28,6 +28,7 @@ from neffd.publish.journal import Journal
 from neffd.publish.take import take
 from neffd.publish.watch import MAX_ENTRY_WATCHES
 from neffd.retry import Backoff
+from neffd.store import aftercrash
 from neffd.store.database import Database
 from neffd.store.index import Index, Known
 from neffd.store.root import CacheRoot
@@ -75,6 +76,30 @@ async def test_an_entry_written_slowly_in_place_is_found_when_it_is_ready_and_no
         # Until it is handed over somebody counts it among what waits.
         assert host.settling_when_taken == [1]
         await host.until(lambda: host.collector.settling == 0, "and nobody counts it twice", WITHIN_S)
+
+
+async def test_an_entry_that_cannot_be_read_just_after_a_crash_is_not_sent_torn(
+    root: CacheRoot, database: Database, index: Index, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await asyncio.to_thread(Index(database, boot="before").note_boot, root.path)
+    torn, sound = map(entries.module, (1, 2))
+    for name in (torn, sound):
+        entries.write(root.path, name, entries.files(name))
+    os.truncate(root.entry(torn) / "model.neff", 8192)
+    look, looked = aftercrash._looks_torn, set[Path]()
+
+    def fails_at_first(path: Path) -> str | None:
+        if path not in looked:
+            looked.add(path)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return look(path)
+
+    monkeypatch.setattr(aftercrash, "_looks_torn", fails_at_first)
+    async with collecting(root, index, journal) as host:
+        await host.until(lambda: host.taken == 1, "the sound one is taken", WITHIN_S)
+        assert await taken_names(journal) == [sound]
+        assert host.metrics.value("neffd_not_pushed_total", reason="torn") == 1
+    assert not root.entry(torn).exists()
 
 
 async def test_more_unready_entries_than_watches(root: CacheRoot, index: Index, journal: Journal) -> None:

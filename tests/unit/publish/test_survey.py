@@ -16,6 +16,7 @@ from neff.keys import ModuleName
 from neffd.publish.audience import Audience
 from neffd.publish.survey import Survey
 from neffd.publish.watch import Watch
+from neffd.store import aftercrash
 from neffd.store.database import Database
 from neffd.store.index import Index
 from neffd.store.root import CacheRoot
@@ -43,8 +44,8 @@ def _write(root: CacheRoot, name: ModuleName, *, after: float = 0.0) -> Path:
             return folder
 
 
-def _started(root: CacheRoot, database: Database) -> Survey:
-    return Survey(root, Index(database), Watch(lambda path, is_gone: None, lambda: None))
+def _started(root: CacheRoot, database: Database, boot: str = "") -> Survey:
+    return Survey(root, Index(database, boot=boot), Watch(lambda path, is_gone: None, lambda: None))
 
 
 def _sent(survey: Survey) -> list[str]:
@@ -82,3 +83,50 @@ def test_what_could_not_be_read_at_the_first_start_is_not_taken_for_new_later(
     told, outcomes = User(61_003, 61_003).run(lambda: _closed_at_the_first_start(home, what))
     assert len(told) == (what != "entry"), "of an entry whoever looks at it tells"
     assert outcomes == [sorted(map(str, sent))] * 2
+
+
+def _closed_at_the_first_look_after_a_crash(home: Path, what: str) -> Any:
+    root, database = CacheRoot(home / "cache"), Database(home / "state")
+    _started(root, database, "before").list_all(has_lost_events=False)
+    torn, sound = _write(root, OLD), _write(root, OPEN)
+    os.truncate(torn / "model.neff", 8192)
+    closed = {
+        "files": [torn / "model.neff", sound / "model.neff"],
+        "entries": [torn, sound],
+        "namespace": [torn.parent],
+        "directory": [root.path],
+    }[what]
+    for path in closed:
+        path.chmod(0)
+    survey = _started(root, database, "after")
+    first = survey.list_all(has_lost_events=False).torn
+    for path in closed:
+        path.chmod(0o755)
+    looks = [
+        {str(seen.name): [seen.torn, seen.neff is not None] for seen in survey.look_at([OLD, OPEN], asking_index=True)}
+        for _ in range(2)
+    ]
+    database.close()
+    return first, looks, torn.exists()
+
+
+@needs_root
+@pytest.mark.parametrize("what", ["files", "entries", "namespace", "directory"])
+def test_what_could_not_be_read_after_a_crash_is_looked_through_when_it_can_be(home: Path, what: str) -> None:
+    first, looks, is_there = User(61_003, 61_003).run(lambda: _closed_at_the_first_look_after_a_crash(home, what))
+    assert (first, is_there) == ({}, False)
+    why = looks[0][str(OLD)][0]
+    assert why.startswith("model.neff has 8192 of ")
+    assert looks == [
+        {str(OLD): [why, False], str(OPEN): [None, True]},
+        {str(OLD): [None, False], str(OPEN): [None, True]},
+    ]
+
+
+def test_what_was_made_after_the_look_met_no_crash(home: Path) -> None:
+    root, database = CacheRoot(home / "cache"), Database(home / "state")
+    late = aftercrash.Late(root, Index(database), {NEW.namespace}, "", time.time() - 60.0)
+    os.truncate(_write(root, NEW) / "model.neff", 8192)
+    assert late.look_through(NEW) is None
+    assert root.is_ready(NEW)
+    database.close()
