@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _LOOK_EVERY_S = 5.0
-# With nothing that may go, choosing again at each look would mend nothing.
-_LOOKS_WHILE_BLOCKED = 6
+# With nothing that may go, choosing again at each look would mend nothing; what was only in use may go soon.
+_MOST_LOOKS_WHILE_BLOCKED = 6
 _STRIDE = 128
 # From its mark's removal to its files': time for whoever saw the mark to open the NEFF.
 GRACE_S = 2.0
@@ -118,6 +118,7 @@ class Space:
         self._asked_for: dict[ModuleName, float] = {}
         self._kept: Counter[Kept] = Counter()
         self._reason: str | None = None
+        self._looks = 1  # until it is chosen again
         self._evicted_entries = self._evicted_bytes = 0
         self._sees_reads = True
         self._said = ""
@@ -140,7 +141,9 @@ class Space:
 
     async def _pause(self) -> None:
         """Until something may be there to remove, or what was in the way has gone otherwise."""
-        for _ in range(_LOOKS_WHILE_BLOCKED if self._reason else 1):
+        looks = self._looks
+        self._looks = min(2 * looks, _MOST_LOOKS_WHILE_BLOCKED) if self._reason else 1
+        for _ in range(looks if self._reason else 1):
             if await self._wake.wait(_LOOK_EVERY_S):
                 return
             with contextlib.suppress(OSError):

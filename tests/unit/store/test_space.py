@@ -390,7 +390,7 @@ async def test_a_disk_that_others_emptied_is_said_well_at_the_next_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(space_module, "_LOOK_EVERY_S", 0.01)
-    monkeypatch.setattr(space_module, "_LOOKS_WHILE_BLOCKED", 10**9)  # long before it is chosen again
+    monkeypatch.setattr(space_module, "_MOST_LOOKS_WHILE_BLOCKED", 10**9)
     async with room(tmp_path, limits=Limits(min_free_bytes=_SIZE)) as made:
         disk = Disk(monkeypatch, made.root, _SIZE * 10)
         disk.others_bytes = _SIZE * 10

@@ -216,7 +216,7 @@ async def test_that_it_starts_is_a_sign_of_life(
 ) -> None:
     """What is imported may take long on a busy host; who waits for bytes has to hear that it is not in vain."""
     may_start, slow = tmp_path / "may-start", tmp_path / "slow"
-    slow.write_text(f'#!/bin/sh\nwhile [ ! -e {may_start} ]; do sleep 0.05; done\nexec {sys.executable} "$@"\n')
+    slow.write_text(f'#!/bin/sh\nwhile [ ! -e "{may_start}" ]; do sleep 0.05; done\nexec "{sys.executable}" "$@"\n')
     slow.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(slow))
     monkeypatch.setattr("neffd.remotes.hub.workers._SIGN_S", 0.01, raising=False)
