@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from neff.keys import ModuleName
-from neffd.layouts import xla
 from neffd.store.index import Index, Known
 from neffd.store.root import CacheRoot, FileFacts
 
@@ -35,7 +34,7 @@ class Baseline:
             neff = self._root.ready_neff(name)
             if neff is not None:
                 ready.append((name, neff))
-            elif self._is_closed(name):
+            elif self._root.is_closed(name):
                 unread.append(str(name))
         self._index.baseline_blocking(self._root.path, ready, unread)
 
@@ -57,16 +56,8 @@ class Baseline:
         self._index.note_existing(self._root.path, old)
         return self._index.known_of(self._root.path, old)
 
-    def _is_closed(self, name: ModuleName) -> bool:
-        try:
-            return not self._root.inspect(name).is_readable
-        except OSError:
-            return True
-
     def _is_older(self, name: ModuleName, than_s: float) -> bool:
-        """By either time: opening a folder changes the one of its files, copying them may keep the other."""
         try:
-            facts = (self._root.entry(name) / xla.NEFF).lstat()
+            return self._root.is_older(name, than_s)
         except OSError:  # gone, or closed again: there will be another look
             return False
-        return min(facts.st_mtime, facts.st_ctime) < than_s

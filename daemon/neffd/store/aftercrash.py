@@ -95,18 +95,16 @@ class Late:
         return why
 
     def _is_old(self, name: ModuleName) -> bool:
-        """By either time: opening a folder changes the one of its files, copying them may keep the other."""
         try:
-            facts = (self._root.entry(name) / xla.NEFF).lstat()
+            return self._root.is_older(name, self._before_s)
         except FileNotFoundError:  # somebody has removed it meanwhile
             return False
-        return min(facts.st_mtime, facts.st_ctime) < self._before_s
 
 
 def _look_through(root: CacheRoot, index: Index, names: Iterable[ModuleName], now: float) -> Looked:
     noted_at = index.noted_before(root.path)
     ready = {name: neff for name in names if (neff := root.ready_neff(name)) is not None}
-    unread = {name for name in names if name not in ready and _is_closed(root, name)}
+    unread = {name for name in names if name not in ready and root.is_closed(name)}
     suspects = _suspects(ready, noted_at, now)
     torn = {}
     for start in range(0, len(suspects), _STRIDE):
@@ -130,13 +128,6 @@ def _remove(root: CacheRoot, index: Index, torn: Mapping[ModuleName, FileFacts])
     gone, _ = remover.unmark(torn, locked_too=True)
     for entry in gone:
         remover.finish(entry)
-
-
-def _is_closed(root: CacheRoot, name: ModuleName) -> bool:
-    try:
-        return not root.inspect(name).is_readable
-    except OSError:
-        return True
 
 
 def _suspects(

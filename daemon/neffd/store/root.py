@@ -182,6 +182,21 @@ class CacheRoot:
             return None
         return FileFacts.of(neff) if neff.st_size > 0 else None
 
+    def is_closed(self, name: ModuleName) -> bool:
+        """Whether the entry cannot be looked at."""
+        try:
+            return not self.inspect(name).is_readable
+        except OSError:
+            return True
+
+    def is_older(self, name: ModuleName, than_s: float) -> bool:
+        """Whether the entry's NEFF is from before a time of the wall clock; raises OSError.
+
+        By either of its times: opening a folder changes the one of its files, copying them may keep the other.
+        """
+        facts = (self.entry(name) / xla.NEFF).lstat()
+        return min(facts.st_mtime, facts.st_ctime) < than_s
+
     def _create(self) -> None:
         parent = self.path.parent
         draft = parent / f".{self.path.name}.{secrets.token_hex(4)}.neffd"
