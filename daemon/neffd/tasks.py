@@ -66,6 +66,12 @@ class Tasks:
     def __len__(self) -> int:
         return len(self._running)
 
+    async def join(self, timeout_s: float) -> None:
+        """Wait until everything has ended by itself, for at most `timeout_s`; what has not is cancelled."""
+        if self._running:
+            await asyncio.wait(set(self._running), timeout=timeout_s)
+        await self.stop(timeout_s)
+
     async def stop(self, timeout_s: float) -> list[str]:
         """Cancel everything and wait; returns the names of tasks that did not end within `timeout_s`."""
         if not self._running:

@@ -32,9 +32,9 @@ _END_S = 1.0
 _NICE, _NICEST = 5, 19
 _ABOUT_REPO = re.compile(r"/api/models/|/api/buckets/|/info/lfs/objects/batch$")
 # Of the environment's HF_* only what chooses the way of the transfer: the rest would redirect, silence or log it. What
-# the service's unit asks of its C library is for a process that lives for months.
+# the service's unit asks of its allocators is for a process that lives for months.
 _KEPT = re.compile(r"HF_XET_|HF_HUB_DISABLE_XET$")
-_DROPPED = re.compile(r"HF_|HUGGING_FACE_|HUGGINGFACE_|NOTIFY_SOCKET$|WATCHDOG_|GLIBC_TUNABLES$")
+_DROPPED = re.compile(r"HF_|HUGGING_FACE_|HUGGINGFACE_|NOTIFY_SOCKET$|WATCHDOG_|GLIBC_TUNABLES$|PYTHONMALLOC$")
 # Entries are many small files: hf_xet's defaults (8 and 4) leave the line idle; its buffers may grow to 1.5 GB.
 _TUNING = {
     "HF_XET_DATA_MAX_CONCURRENT_FILE_DOWNLOADS": "64",
@@ -97,6 +97,7 @@ class HubWorker:
         self._has_started = False
         self._retire: asyncio.TimerHandle | None = None
         self._tasks = Tasks()
+        self._ending = Tasks()
 
     @property
     def pid(self) -> int | None:
@@ -119,7 +120,7 @@ class HubWorker:
                 raise
             except BaseException:
                 self._process = None
-                await _end(process)
+                await self._end(process)
                 raise
             finally:
                 self._retire = asyncio.get_running_loop().call_later(self._idle_s, self._let_go)
@@ -129,7 +130,8 @@ class HubWorker:
         if self._retire is not None:
             self._retire.cancel()
         process, self._process = self._process, None
-        await asyncio.gather(_end(process), self._tasks.stop(_END_S))
+        await asyncio.gather(self._end(process), self._tasks.stop(_END_S))
+        await self._ending.join(_END_S)
 
     async def _exchange(
         self, process: asyncio.subprocess.Process, request: dict[str, Any], on_progress: OnProgress
@@ -216,7 +218,27 @@ class HubWorker:
         """Idle for long: end it gently. A call that comes now starts a new one."""
         process, self._process = self._process, None
         if process is not None:
-            self._tasks.start(_retired(process), name=f"hub-worker-{process.pid}")
+            self._tasks.start(self._retired(process), name=f"hub-worker-{process.pid}")
+
+    async def _retired(self, process: asyncio.subprocess.Process) -> None:
+        """The worker ends when its input does."""
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(process.wait(), _END_S)
+        finally:
+            await self._end(process)
+
+    async def _end(self, process: asyncio.subprocess.Process | None) -> None:
+        """Kill at once, and reap; who is cancelled meanwhile leaves the rest to `close`."""
+        if process is None:
+            return
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        ending = self._ending.start(_gone(process), name=f"hub-worker-{process.pid}-ends")
+        await asyncio.wait([ending], timeout=_END_S)
 
 
 async def _tell_again_and_again(on_progress: OnProgress) -> None:
@@ -225,22 +247,10 @@ async def _tell_again_and_again(on_progress: OnProgress) -> None:
         on_progress([])
 
 
-async def _retired(process: asyncio.subprocess.Process) -> None:
-    """The worker ends when its input does."""
-    assert process.stdin is not None
-    process.stdin.close()
-    try:
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(process.wait(), _END_S)
-    finally:
-        await _end(process)
-
-
-async def _end(process: asyncio.subprocess.Process | None) -> None:
-    """Kill at once, and reap."""
-    if process is None or process.returncode is not None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
-    with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(process.wait(), _END_S)
+async def _gone(process: asyncio.subprocess.Process) -> None:
+    """Until it is reaped and its pipes are closed."""
+    assert process.stdout is not None
+    await process.wait()
+    with contextlib.suppress(RuntimeError):  # a call that is under way reads to the end
+        while await process.stdout.read(_MAX_LINE_BYTES):
+            pass

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
+import warnings
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
@@ -172,6 +174,29 @@ async def test_who_leaves_ends_it(worker: HubWorker, hub: HubServer) -> None:
     assert (await access(worker, hub))["can_write"]
 
 
+def test_who_is_hurried_leaves_nothing_open_either(tmp_path: Path) -> None:
+    """Cancelled while it waits for the end of the process, as by who stops everything in turn."""
+
+    async def hurry() -> None:
+        async with HubServer(tmp_path / "hub") as hub:
+            hub.seed_files(REPO, {}, private=True)
+            worker = HubWorker(tmp_path / "home", hub.endpoint)
+            call, pid = await busy(worker, hub)
+            call.cancel()
+            while worker.pid is not None:  # noqa: ASYNC110 - not a moment later
+                await asyncio.sleep(0)
+            call.cancel()
+            await asyncio.wait([call])
+            await worker.close()
+            assert not Path(f"/proc/{pid}").exists()
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        asyncio.run(hurry())
+        gc.collect()
+    assert not [str(warning.message) for warning in told]
+
+
 async def test_closing_ends_it_and_the_call(worker: HubWorker, hub: HubServer) -> None:
     call, pid = await busy(worker, hub)
     await worker.close()
@@ -267,6 +292,7 @@ async def test_its_environment(
         "HF_HUB_DISABLE_XET": "1",
         "NOTIFY_SOCKET": "/nonexistent",
         "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
+        "PYTHONMALLOC": "malloc",
         "HTTPS_PROXY": "http://proxy.invalid",
     }
     for name, value in given.items():
@@ -282,6 +308,7 @@ async def test_its_environment(
         "HF_DEBUG",
         "NOTIFY_SOCKET",
         "GLIBC_TUNABLES",
+        "PYTHONMALLOC",
     } & set(environ)
     assert environ["HF_HOME"] == str(tmp_path / "home")
     assert environ["HF_ENDPOINT"] == hub.endpoint
