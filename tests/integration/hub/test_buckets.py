@@ -292,8 +292,10 @@ def test_one_that_fails_does_not_spoil_what_comes_with_it(make_bucket_host: Make
         unknown = entries.module(9)
         eventually(lambda: fetch(host_b, unknown) == {str(unknown): "not-on-remotes"}, "a first listing")
         hub.add_fault(r"GET /v2/reconstructions/", status=400, skip=3, times=1)  # the first three are of neffd.json
-        assert set(fetch(host_b, *names).values()) == {"ready"}
+        told = [*fetch(host_b, *names).values()]
+        assert told.count("ready") >= 2, "the one itself, where it came alone, may have failed"
         assert hub.faults()[0]["times"] == 0
+        eventually(lambda: set(fetch(host_b, *names).values()) == {"ready"}, "nor is it spoilt for the next who asks")
 
 
 def test_a_public_bucket_receives_nothing(make_bucket_host: MakeBucketHost, hub: HubProcess) -> None:
