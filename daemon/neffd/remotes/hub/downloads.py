@@ -91,10 +91,13 @@ class Downloads:
         if self._ways.choose(incoming.expected, self._waiting) is not Way.XET:
             return None
         try:
-            await self._xet.get(revision, incoming, progress, asker)
+            has_come = await self._xet.get(revision, incoming, progress, asker)
         except RemoteUnavailable as error:
-            log.info("the chunk store did not bring %s: %s", incoming.expected.name, error)
+            log.info("the chunk store failed: %s", error)
             self._ways.failed()
+            has_come = False
+        if not has_come:
+            log.info("the chunk store did not bring %s", incoming.expected.name)
             await self._in_thread(incoming.restart)
             return None
         if incoming.expected.size_bytes > SMALL_BYTES:

@@ -15,9 +15,11 @@ Moved = Callable[[list[list[int]]], None]
 def download(request: Request, moved: Moved) -> Result:
     """Contents by Xet hash, `[xet_hash, size_bytes, target]` each, the most urgent first.
 
-    `token` is a short-lived one for the chunk store at `store`; the Hub's own is not needed here.
+    `token` is a short-lived one for the chunk store at `store`; the Hub's own is not needed here. The result names, as
+    `missing`, the indices of those that did not come while others did; raises where none came.
     """
     indices: dict[Any, int] = {}
+    under_way: list[Any] = []
     done_bytes = [0] * len(request["files"])
     seen_bytes = 0
 
@@ -33,16 +35,30 @@ def download(request: Request, moved: Moved) -> Result:
         if grown or seen_bytes != before_bytes:
             moved(grown)
 
-    with _session().new_file_download_group(
-        endpoint=request["store"],
-        token=request["token"],
-        token_expiry_unix_secs=request["expires_unix_s"],
-        progress_callback=on_progress,
-    ) as group:
-        for index, (xet_hash, size_bytes, target) in enumerate(request["files"]):
-            task = group.start_download_file(_file_info(xet_hash, size_bytes), target)
-            indices[task.task_id()] = index
-    return {}
+    try:
+        with _session().new_file_download_group(
+            endpoint=request["store"],
+            token=request["token"],
+            token_expiry_unix_secs=request["expires_unix_s"],
+            progress_callback=on_progress,
+        ) as group:
+            for index, (xet_hash, size_bytes, target) in enumerate(request["files"]):
+                task = group.start_download_file(_file_info(xet_hash, size_bytes), target)
+                indices[task.task_id()] = index
+                under_way.append(task)
+    except Exception:  # one that fails is raised as the failure of all, once the others came
+        came = {index for index, task in enumerate(under_way) if _has_come(task)}
+        if not came:
+            raise
+        return {"missing": [index for index in range(len(request["files"])) if index not in came]}
+    return {"missing": []}
+
+
+def _has_come(task: Any) -> bool:
+    try:
+        return task.try_result() is not None
+    except Exception:  # hf_xet's own, of many kinds
+        return False
 
 
 @functools.cache

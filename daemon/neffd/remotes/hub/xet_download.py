@@ -30,7 +30,8 @@ class _Wanted:
     asker: Asker
 
 
-_Batches = Together[_Wanted, None]
+# Whether it came.
+_Batches = Together[_Wanted, bool]
 
 
 class XetDownloads:
@@ -64,13 +65,18 @@ class XetDownloads:
         )
         self._access: XetAccess | None = None
 
-    async def get(self, revision: str, incoming: IncomingFile, progress: Callable[[int], None], asker: Asker) -> None:
-        """Bring one file, which must have a Xet hash; what came is not checked yet. Raises RemoteUnavailable."""
-        batches = self._for_ranks if asker.is_urgent else self._ahead
-        await batches.ask(_Wanted(revision, incoming, progress, asker))
-        incoming.adopt()
+    async def get(self, revision: str, incoming: IncomingFile, progress: Callable[[int], None], asker: Asker) -> bool:
+        """Bring one file, which must have a Xet hash; what came is not checked yet.
 
-    async def _bring(self, worker: HubWorker, batches: _Batches, batch: Sequence[_Wanted]) -> Sequence[None]:
+        Returns False where the chunk store does not bring just this one. Raises RemoteUnavailable.
+        """
+        batches = self._for_ranks if asker.is_urgent else self._ahead
+        has_come = await batches.ask(_Wanted(revision, incoming, progress, asker))
+        if has_come:
+            incoming.adopt()
+        return has_come
+
+    async def _bring(self, worker: HubWorker, batches: _Batches, batch: Sequence[_Wanted]) -> Sequence[bool]:
         # A permission is the repo's, whatever revision it was asked at.
         access = await self._permission(batch[0].revision)
         files = [
@@ -87,11 +93,13 @@ class XetDownloads:
 
         fields = {"token": access.token, "store": access.url, "expires_unix_s": access.expires_unix_s}
         try:
-            await worker.call("xet-download", on_progress=moved, files=files, **fields)
+            missing = (await worker.call("xet-download", on_progress=moved, files=files, **fields))["missing"]
         except HubCallFailed as error:
+            if len(batch) == 1 and error.status == 404:  # the store answers, and lacks it
+                return [False]
             self._access = None  # perhaps it was the token
             raise RemoteUnavailable("transfer-failed", str(error)) from error
-        return [None] * len(batch)
+        return [index not in missing for index in range(len(batch))]
 
     async def _permission(self, revision: str) -> XetAccess:
         if self._access is None or self._access.expires_unix_s - self._unix_clock() < _SPARE_S:

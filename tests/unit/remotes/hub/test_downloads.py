@@ -198,6 +198,25 @@ async def test_what_the_chunk_store_does_not_bring_comes_by_plain_get(
     assert asked(host.hub, RESOLVE) == 3
 
 
+async def xet_hash(host: Host, name: str) -> str:
+    [item] = await host.client.paths_info([name], "main")
+    return str(item["xetHash"])
+
+
+async def test_a_content_that_the_chunk_store_lacks_spoils_no_other(host: Host) -> None:
+    await make_scarce(host)
+    lacking = await xet_hash(host, "n/large-1.neff")
+    host.hub.add_fault(f"GET .*/reconstructions/{lacking}", status=404, times=None)
+    large = [name for name in FILES_OF_REPO if "large" in name]
+    await host.get(*large)
+    assert asked(host.hub, RESOLVE) == 1, "the one that is missing there"
+    await host.get(*large)
+    assert asked(host.hub, RESOLVE) == 2, "and the store is asked for the others as before"
+    await host.get("n/large-1.neff")
+    await host.get("n/large-0.neff")
+    assert asked(host.hub, RESOLVE) == 3, "nor is it avoided where the missing one was asked for alone"
+
+
 async def test_a_hub_without_a_chunk_store(host: Host) -> None:
     await make_scarce(host)
     host.hub.set(cas="none")
