@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import importlib
 import json
 import re
 import ssl
 import time
-import urllib.request
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
@@ -23,6 +22,7 @@ from yarl import URL
 
 from neffd import __version__
 from neffd.remotes.base import REVISION_GONE, RemoteUnavailable
+from neffd.remotes.hub import proxies
 from neffd.remotes.hub.budget import retry_after_s
 from neffd.remotes.hub.quotas import Quotas
 from neffd.remotes.hub.tokens import TokenSource
@@ -267,14 +267,16 @@ class HubClient:
         where = URL(url, encoded=True)
         for _ in range(_MAX_REDIRECTS):
             is_hub = self._is_hub(where)
-            answer = await self._session.request(
+            ask = partial(
+                self._session.request,
                 method,
                 where,
                 headers=self._with_token(headers) if is_hub else headers,
                 data=data,
                 allow_redirects=False,
-                proxy=_proxy(where.scheme, where.host or ""),
+                proxy=proxies.proxy_for(where.scheme, where.host or ""),
             )
+            answer = await (_asked_twice(ask) if method == "POST" else ask())
             told = answer.headers
             if is_hub:
                 self._quotas.note(told.get("RateLimit", ""), told.get("RateLimit-Policy", ""))
@@ -304,6 +306,18 @@ class HubClient:
 
     def _is_hub(self, url: URL) -> bool:
         return (url.scheme, (url.raw_host or "").lower(), url.port) == self._address
+
+
+async def _asked_twice(ask: Callable[[], Awaitable[aiohttp.ClientResponse]]) -> aiohttp.ClientResponse:
+    """Once more at once where the server closes the connection, as aiohttp does for all but POSTs; ours only ask."""
+    import aiohttp
+
+    try:
+        return await ask()
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+        return await ask()
 
 
 def _file_answer(answer: aiohttp.ClientResponse, asked_bytes: int) -> FileAnswer:
@@ -339,20 +353,6 @@ def _next_url(url: URL, location: str) -> URL:
         if location.isprintable() and following.host and following.port:
             return following
     raise RemoteUnavailable("bad-answer", "a redirect leads nowhere")
-
-
-@functools.lru_cache(maxsize=64)
-def _proxy(scheme: str, host: str) -> str | None:
-    """The environment's proxy. Not by aiohttp's trust_env, which also reads ~/.netrc, anew for each request.
-
-    As other tools read it: where no scheme is said it is one of HTTP, and one for all stands in for what is not named.
-    """
-    if urllib.request.proxy_bypass(host):
-        return None
-    given = urllib.request.getproxies().items()
-    named = {kind: proxy if "://" in proxy else f"http://{proxy}" for kind, proxy in given if proxy}
-    for_all = named.get("all", "")
-    return named.get(scheme) or (for_all if for_all.startswith("http") else None)  # HTTP is all that we speak with one
 
 
 def _raise_for(answer: aiohttp.ClientResponse, may_miss: bool) -> None:

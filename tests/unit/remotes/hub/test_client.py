@@ -13,7 +13,8 @@ import pytest
 from aiohttp import web
 
 from neffd.remotes.base import RemoteUnavailable
-from neffd.remotes.hub.client import MAX_PATHS_PER_REQUEST, HubClient, NotThere, _proxy
+from neffd.remotes.hub.client import MAX_PATHS_PER_REQUEST, HubClient, NotThere
+from neffd.remotes.hub.proxies import proxy_for
 from neffd.remotes.hub.quotas import FILES, Quotas
 from tests.hub import HubServer
 from tests.unit.remotes.hub.certificates import self_signed
@@ -129,6 +130,15 @@ async def test_a_failure_of_a_moment_is_nothing_to_who_asks_again(
     await call(patient)
     hub.add_fault(".", times=None, **fault)
     assert (await trouble(call(patient))).reason in ("server-error", "unreachable")
+
+
+@EVERY_CALL
+async def test_a_kept_connection_that_the_server_closes_is_nothing(
+    hub: HubServer, client: HubClient, seeded: str, call: Call
+) -> None:
+    await call(client)
+    hub.add_fault(".", kind="reset")
+    await call(client)
 
 
 async def test_what_is_no_failure_of_a_moment_is_asked_once(
@@ -388,9 +398,9 @@ def proxies(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], No
     for variable in ("http_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(variable, raising=False)
         monkeypatch.delenv(variable.upper(), raising=False)
-    _proxy.cache_clear()
+    proxy_for.cache_clear()
     yield monkeypatch.setenv
-    _proxy.cache_clear()
+    proxy_for.cache_clear()
 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "all_proxy"])
