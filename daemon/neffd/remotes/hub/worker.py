@@ -28,6 +28,8 @@ Request = dict[str, Any]
 # In place of an error code of the Hub's: it took the call, and refused a file.
 LFS_ERROR = "LfsError"
 _XET_STATUS = re.compile(r"HTTP status \w+ error \((?P<status>\d{3})[^)]*\)(, domain: (?P<url>\S+))?")
+# Calls that only ask, though some are POSTs.
+_ASKS = re.compile(r"(GET|HEAD) |POST .*(/preupload/[^/]+|/paths-info/[^/]+|/info/lfs/objects/batch)$")
 _MAX_TEXT = 300
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
@@ -172,7 +174,7 @@ def report_progress(worker: Worker) -> None:
         def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
             worker.moved()
             try:
-                response = super().send(request, **options)
+                response = self._send(request, **options)
             except httpx2.TransportError as error:
                 raise ConnectionError(type(error).__name__) from None
             worker.moved()
@@ -180,6 +182,15 @@ def report_progress(worker: Worker) -> None:
                 response.read()
                 hf_raise_for_status(response)
             return response
+
+        def _send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+            """Once more at once where the server closes a kept connection, and nothing can have happened."""
+            try:
+                return super().send(request, **options)
+            except (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError):
+                if _ASKS.match(f"{request.method} {request.url.path}") is None:
+                    raise
+                return super().send(request, **options)
 
     set_client_factory(lambda: OneTry(follow_redirects=True, timeout=75))
 

@@ -9,6 +9,7 @@ import signal
 import sys
 import warnings
 from collections.abc import AsyncIterator, Awaitable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,22 @@ async def test_what_the_hub_refuses_is_told_in_full(worker: HubWorker, hub: HubS
     with pytest.raises(HubCallFailed) as raised:
         await access(worker, hub, token="hf_unknown")
     assert raised.value.status == 401
+
+
+async def test_a_connection_that_the_server_closes_is_nothing_to_what_only_asks(
+    worker: HubWorker, hub: HubServer, tmp_path: Path
+) -> None:
+    content = tmp_path / "content"
+    content.write_bytes(b"content")
+    commit = partial(worker.call, "commit", repo_id=REPO, token=hub.token("alice"))
+    commit = partial(commit, delete=[], message="m", description="", parent=None)
+    hub.add_fault("POST .*/preupload/", kind="reset")
+    assert (await commit(add=[["n/first", str(content)]]))["commit"]
+    hub.add_fault("POST .*/commit/", kind="reset", landed=True)
+    hub.reset_counters()
+    with pytest.raises(HubCallFailed, match="ConnectionError"):
+        await commit(add=[["n/second", str(content)]])
+    assert hub.counters()["requests"]["POST /api/{type}/{namespace}/{name}/commit/{revision}"] == 1
 
 
 def test_what_an_error_says_is_one_line_without_the_token() -> None:
