@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import time
 from collections.abc import Collection, KeysView, Mapping
 from typing import NamedTuple, TypeGuard
 
@@ -53,7 +52,6 @@ class Survey:
         self._watch = watch
         self._baseline = Baseline(root, index)
         self._late: aftercrash.Late | None = None
-        self._is_verified = False
 
     def list_all(self, *, has_lost_events: bool) -> Listing:
         """Every entry that is there; the first time also what a crash of the machine has torn.
@@ -81,17 +79,13 @@ class Survey:
             except OSError as error:
                 closed[namespace] = error
         self._baseline.note_once(names, closed)
-        torn = {} if self._is_verified else self._verify(names, closed)
-        self._is_verified = True
+        torn = {}
+        if self._late is None:
+            torn = aftercrash.verify(self._root, self._index, names, closed)
+            self._late = aftercrash.Late(self._root, self._index, EVERYTHING)
+        elif not self._late.is_over and not closed:
+            self._late.all_listed(names)
         return Listing(dict.fromkeys(names).keys(), torn, list(closed.values()))
-
-    def _verify(self, names: Collection[ModuleName], closed: Collection[str]) -> dict[ModuleName, str]:
-        began_s = time.time()
-        looked = aftercrash.verify(self._root, self._index, names)
-        unread = {*closed, *map(str, looked.unread)}
-        if looked.was_due and unread:
-            self._late = aftercrash.Late(self._root, self._index, unread, EVERYTHING, began_s)
-        return looked.torn
 
     def look_at(self, names: Collection[ModuleName], *, asking_index: bool) -> list[Seen]:
         """A fresh look at each of these entries, without what is noted of them where nobody needs it.
@@ -106,10 +100,14 @@ class Survey:
     def _look_through(self, looks: dict[ModuleName, Inspection | OSError]) -> dict[ModuleName, str]:
         """What is torn of those that could not be read before; `looks` tell how they are now."""
         torn: dict[ModuleName, str] = {}
-        if self._late is None:
+        if self._late is None or self._late.is_over:
             return torn
-        for name in [name for name, found in looks.items() if _is_ready(found)]:
+        for name, found in [*looks.items()]:
             try:
+                if not _is_ready(found):
+                    if isinstance(found, Inspection):
+                        self._late.is_unready(name)
+                    continue
                 why = self._late.look_through(name)
             except OSError as error:
                 looks[name] = error

@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from neff.keys import ModuleName
 from neffd.layouts import xla
@@ -29,62 +28,74 @@ _FIRST_FIELD = 0x0A  # an HLO module begins with its name
 _MOST_VARINT_BYTES = 10
 
 
-class Looked(NamedTuple):
-    """What was found: torn entries and what is wrong with each, and those that could not be read.
-
-    None of either where the machine was not started again.
-    """
-
-    torn: dict[ModuleName, str]
-    unread: frozenset[ModuleName]
-    was_due: bool
-
-
 def verify(
-    root: CacheRoot, index: Index, names: Collection[ModuleName], wall: Callable[[], float] = time.time
-) -> Looked:
+    root: CacheRoot,
+    index: Index,
+    names: Collection[ModuleName],
+    closed: Collection[str] = (),
+    wall: Callable[[], float] = time.time,
+) -> dict[ModuleName, str]:
     """Look through what was made shortly before the machine went down, if it has been started again since.
 
-    Torn entries are removed where that is possible. Raises OSError and sqlite3.Error: then the next call does it again.
+    Returns torn entries and what is wrong with each; they are removed where that is possible. What could not be read is
+    noted for `Late`. Raises OSError and sqlite3.Error: then the next call does it again.
 
     Args:
         names: all entries that are there.
+        closed: by name, what could not be listed.
     """
     last = index.last_boot(root.path)
-    was_due = last not in (None, index.boot)
-    looked = _look_through(root, index, names, wall()) if was_due else Looked({}, frozenset(), was_due)
-    if last != index.boot:
+    if last == index.boot:
+        return {}
+    if last is None:
         index.note_boot(root.path)
-    return looked
+        return {}
+    began_s = wall()
+    torn, unread = _look_through(root, index, names, began_s)
+    _, still_unread = index.unread_after_crash(root.path)
+    index.note_boot(root.path, began_s, {*closed, *map(str, unread), *still_unread})
+    return torn
 
 
 class Late:
     """Entries that could not be read when all others were looked through, each looked through as soon as it can be.
 
-    A restart of the daemon forgets them.
+    The index has them, so that also the next life of the daemon looks.
 
     Args:
-        unread: entries, namespaces, or `everything`, by name.
         everything: the name of all that is there.
-        before_s: wall seconds; what was made later has met no crash.
     """
 
-    def __init__(
-        self, root: CacheRoot, index: Index, unread: Collection[str], everything: str, before_s: float
-    ) -> None:
+    def __init__(self, root: CacheRoot, index: Index, everything: str) -> None:
         self._root = root
         self._index = index
-        self._unread = frozenset(unread)
+        # What was made later than that has met no crash.
+        self._before_s, self._unread = index.unread_after_crash(root.path)
         self._everything = everything
-        self._before_s = before_s
         self._seen: set[ModuleName] = set()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to be looked through."""
+        return not self._unread
+
+    def all_listed(self, names: Iterable[ModuleName]) -> None:
+        """Nothing else than `names` is there: once all of them were looked through it is over. Blocking."""
+        if not any(self._is_awaited(name) for name in names):
+            self._index.note_boot(self._root.path)
+            self._unread = frozenset()
+
+    def is_unready(self, name: ModuleName) -> None:
+        """An entry can be seen by now, and has no ready mark that met the crash."""
+        if self._is_awaited(name):
+            self._seen.add(name)
 
     def look_through(self, name: ModuleName) -> str | None:
         """What is wrong with an entry that is ready, and can be read by now; it is removed where that is possible.
 
         Raises OSError where it cannot be read after all, and sqlite3.Error. Blocking.
         """
-        if name in self._seen or self._unread.isdisjoint((self._everything, name.namespace, str(name))):
+        if not self._is_awaited(name):
             return None
         why, neff = None, self._root.ready_neff(name)
         if neff is not None and self._is_old(name):
@@ -94,6 +105,10 @@ class Late:
         self._seen.add(name)
         return why
 
+    def _is_awaited(self, name: ModuleName) -> bool:
+        is_unread = not self._unread.isdisjoint((self._everything, name.namespace, str(name)))
+        return is_unread and name not in self._seen
+
     def _is_old(self, name: ModuleName) -> bool:
         try:
             return self._root.is_older(name, self._before_s)
@@ -101,7 +116,10 @@ class Late:
             return False
 
 
-def _look_through(root: CacheRoot, index: Index, names: Iterable[ModuleName], now: float) -> Looked:
+def _look_through(
+    root: CacheRoot, index: Index, names: Iterable[ModuleName], now: float
+) -> tuple[dict[ModuleName, str], set[ModuleName]]:
+    """The torn, and those that cannot be read."""
     noted_at = index.noted_before(root.path)
     ready = {name: neff for name in names if (neff := root.ready_neff(name)) is not None}
     unread = {name for name in names if name not in ready and root.is_closed(name)}
@@ -119,7 +137,7 @@ def _look_through(root: CacheRoot, index: Index, names: Iterable[ModuleName], no
             if why is not None:
                 torn[name] = why
     _remove(root, index, {name: ready[name] for name in torn})
-    return Looked(torn, frozenset(unread), was_due=True)
+    return torn, unread
 
 
 def _remove(root: CacheRoot, index: Index, torn: Mapping[ModuleName, FileFacts]) -> None:

@@ -1,12 +1,12 @@
-"""The columns of the database that hold JSON: what is written there, and read back or found damaged. No I/O.
+"""The columns of the database that hold more than one value: what is written, and read back or found damaged.
 
-SQLite keeps no checksums: a text with a few bytes of something else in it is as good to it as any other.
+No I/O. SQLite keeps no checksums: a text with a few bytes of something else in it is as good to it as any other.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from neffd.remotes.provenance import FileDigest
@@ -31,6 +31,20 @@ def identities_text(files: Mapping[str, tuple[int, int]]) -> str:
 def identities(text: Any) -> dict[str, tuple[int, int]]:
     """The same read back; raises Damaged."""
     return _pairs(text, (int, int))
+
+
+def dated_paths_text(at_s: float, paths: Iterable[str]) -> str:
+    """A time, and what was true of these paths then."""
+    return "\n".join([str(at_s), *paths])
+
+
+def dated_paths(text: str | None) -> tuple[float, frozenset[str]]:
+    """The same read back; of nothing, or of what is no time, long ago."""
+    at_s, *paths = (text or "").split("\n")
+    try:
+        return float(at_s), frozenset(paths)
+    except ValueError:
+        return 0.0, frozenset(paths)
 
 
 def json_object(text: Any) -> dict[str, Any]:

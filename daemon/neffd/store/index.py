@@ -152,10 +152,7 @@ class Index:
         """
         for start in range(0, len(ready), _AT_ONCE):
             self.note_existing(root, dict(ready[start : start + _AT_ONCE]))
-        row = (f"baseline:{root}", "\n".join([str(time.time()), *unread]))
-        self._database.run_blocking(
-            lambda connection: connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
-        )
+        self._keep((f"baseline:{root}", columns.dated_paths_text(time.time(), unread)))
 
     def note_existing(self, root: Path, ready: Mapping[ModuleName, FileFacts]) -> None:
         """Note entries as from before the first start. Blocking.
@@ -173,38 +170,41 @@ class Index:
 
     def unread_at_baseline(self, root: Path) -> tuple[float, frozenset[str]]:
         """When `baseline_blocking` ended, wall seconds, and what was `unread` then. Blocking."""
-        query = "SELECT CAST(value AS REAL), value FROM meta WHERE name = ?"
-        row = self._database.run_blocking(
-            lambda connection: connection.execute(query, (f"baseline:{root}",)).fetchone()
-        )
-        return (0.0, frozenset()) if row is None else (row[0], frozenset(row[1].split("\n")[1:]))
+        return columns.dated_paths(self._kept(f"baseline:{root}"))
 
     def has_baseline(self, root: Path) -> bool:
         """Whether the daemon has been on this directory before. Blocking."""
-        query = "SELECT 1 FROM meta WHERE name = ?"
-        return self._database.run_blocking(
-            lambda connection: connection.execute(query, (f"baseline:{root}",)).fetchone() is not None
-        )
+        return self._kept(f"baseline:{root}") is not None
 
     def try_writing(self) -> None:
         """Write what nobody reads; raises sqlite3.Error where nothing can be written. Blocking."""
-        row = ("tried", str(time.time()))
-        self._database.run_blocking(
-            lambda connection: connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
-        )
+        self._keep(("tried", str(time.time())))
 
     def last_boot(self, root: Path) -> str | None:
         """The boot that `note_boot` was last called under, None if it never was. Blocking."""
-        query = "SELECT value FROM meta WHERE name = ?"
-        row = self._database.run_blocking(lambda connection: connection.execute(query, (f"boot:{root}",)).fetchone())
-        return None if row is None else str(row[0])
+        return self._kept(f"boot:{root}")
 
-    def note_boot(self, root: Path) -> None:
-        """What is in the cache directory now was looked through, or is made under this boot. Blocking."""
-        row = (f"boot:{root}", self.boot)
-        self._database.run_blocking(
-            lambda connection: connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
-        )
+    def note_boot(self, root: Path, before_s: float = 0.0, unread: Iterable[str] = ()) -> None:
+        """What is in the cache directory now was looked through, or is made under this boot. Blocking.
+
+        Args:
+            before_s: wall seconds: when that look began.
+            unread: paths below `root` that could not be looked through, and are still to be.
+        """
+        self._keep((f"boot:{root}", self.boot), (f"unread:{root}", columns.dated_paths_text(before_s, unread)))
+
+    def unread_after_crash(self, root: Path) -> tuple[float, frozenset[str]]:
+        """`before_s` and `unread` as `note_boot` was last told. Blocking."""
+        return columns.dated_paths(self._kept(f"unread:{root}"))
+
+    def _keep(self, *rows: tuple[str, str]) -> None:
+        query = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
+        self._database.run_blocking(lambda connection: connection.executemany(query, rows))
+
+    def _kept(self, name: str) -> str | None:
+        query = "SELECT value FROM meta WHERE name = ?"
+        row = self._database.run_blocking(lambda connection: connection.execute(query, (name,)).fetchone())
+        return None if row is None else str(row[0])
 
     def noted_before(self, root: Path) -> dict[ModuleName, float]:
         """The entries of one cache directory that were noted under other boots, and when. Blocking."""

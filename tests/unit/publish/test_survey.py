@@ -85,7 +85,7 @@ def test_what_could_not_be_read_at_the_first_start_is_not_taken_for_new_later(
     assert outcomes == [sorted(map(str, sent))] * 2
 
 
-def _closed_at_the_first_look_after_a_crash(home: Path, what: str) -> Any:
+def _closed_at_the_first_look_after_a_crash(home: Path, what: str, starts_anew: bool) -> Any:
     root, database = CacheRoot(home / "cache"), Database(home / "state")
     _started(root, database, "before").list_all(has_lost_events=False)
     torn, sound = _write(root, OLD), _write(root, OPEN)
@@ -100,6 +100,9 @@ def _closed_at_the_first_look_after_a_crash(home: Path, what: str) -> Any:
         path.chmod(0)
     survey = _started(root, database, "after")
     first = survey.list_all(has_lost_events=False).torn
+    if starts_anew:
+        survey = _started(root, database, "after")
+        survey.list_all(has_lost_events=False)
     for path in closed:
         path.chmod(0o755)
     looks = [
@@ -112,8 +115,13 @@ def _closed_at_the_first_look_after_a_crash(home: Path, what: str) -> Any:
 
 @needs_root
 @pytest.mark.parametrize("what", ["files", "entries", "namespace", "directory"])
-def test_what_could_not_be_read_after_a_crash_is_looked_through_when_it_can_be(home: Path, what: str) -> None:
-    first, looks, is_there = User(61_003, 61_003).run(lambda: _closed_at_the_first_look_after_a_crash(home, what))
+@pytest.mark.parametrize("starts_anew", [False, True], ids=["by the same daemon", "by the next"])
+def test_what_could_not_be_read_after_a_crash_is_looked_through_when_it_can_be(
+    home: Path, what: str, starts_anew: bool
+) -> None:
+    first, looks, is_there = User(61_003, 61_003).run(
+        lambda: _closed_at_the_first_look_after_a_crash(home, what, starts_anew)
+    )
     assert (first, is_there) == ({}, False)
     why = looks[0][str(OLD)][0]
     assert why.startswith("model.neff has 8192 of ")
@@ -123,9 +131,30 @@ def test_what_could_not_be_read_after_a_crash_is_looked_through_when_it_can_be(h
     ]
 
 
+def test_what_was_looked_through_at_last_is_forgotten(home: Path) -> None:
+    root, database = CacheRoot(home / "cache"), Database(home / "state")
+    index = Index(database)
+    index.note_boot(root.path, time.time() + 60.0, {OLD.namespace})
+    for name in (OLD, OPEN):
+        _write(root, name)
+    (root.entry(OPEN) / "model.done").unlink()
+    survey = _started(root, database, index.boot)
+    names = list(survey.list_all(has_lost_events=False).names)
+    survey.list_all(has_lost_events=False)
+    survey.look_at([OLD], asking_index=True)
+    survey.list_all(has_lost_events=False)
+    assert index.unread_after_crash(root.path)[1] == {OLD.namespace}, "one was not looked at"
+    survey.look_at(names, asking_index=True)
+    survey.list_all(has_lost_events=False)
+    assert index.unread_after_crash(root.path)[1] == set()
+    database.close()
+
+
 def test_what_was_made_after_the_look_met_no_crash(home: Path) -> None:
     root, database = CacheRoot(home / "cache"), Database(home / "state")
-    late = aftercrash.Late(root, Index(database), {NEW.namespace}, "", time.time() - 60.0)
+    index = Index(database)
+    index.note_boot(root.path, time.time() - 60.0, {NEW.namespace})
+    late = aftercrash.Late(root, index, "")
     os.truncate(_write(root, NEW) / "model.neff", 8192)
     assert late.look_through(NEW) is None
     assert root.is_ready(NEW)

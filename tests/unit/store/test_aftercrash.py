@@ -43,7 +43,7 @@ def after(database: Database, before: Index) -> Index:
 
 def verify(root: CacheRoot, index: Index, wall: Callable[[], float] = time.time) -> dict[ModuleName, str]:
     names = [ModuleName(namespace, key) for namespace in root.namespaces() for key in root.module_keys(namespace)]
-    return aftercrash.verify(root, index, names, wall).torn
+    return aftercrash.verify(root, index, names, wall=wall)
 
 
 def make(root: CacheRoot, name: ModuleName = NAME, **files: bytes) -> Path:
