@@ -178,7 +178,7 @@ class _Change:
         """What changes from now on is the next one's."""
         used = {name: dataclasses.replace(run.modules[name]) for name in run.changed}
         run.changed, run.is_written = set(), True
-        return cls(run.row, run.identity, run.began_at, run.has_ended, used)
+        return cls(run.row, run.identity, run.began_at, run.has_ended and not run.is_untold, used)
 
     def give_back(self, run: Run) -> None:
         """It could not be written."""

@@ -293,6 +293,7 @@ class Jobs:
         run.last_fetched = (root, name, remote) if how == recorder.FETCHED else run.last_fetched
         self._owners.note((name,), run.identity)
         if run.has_ended:  # its launcher was faster than this rank
+            run.is_untold = True
             self._ended += [] if run in self._ended else [run]
             self._late += [] if run in self._late else [run]
         if how in (recorder.FETCHED, recorder.PREFETCHED) and compile_s is not None:
@@ -331,6 +332,7 @@ class Jobs:
 
     def _end(self, run: Run) -> None:
         self._recorder.end(run)
+        run.is_untold = True
         self._prefetcher.ended(run)
         self._saved_before_s += run.saved_s
         self._ended.append(run)
@@ -339,13 +341,17 @@ class Jobs:
 
     async def _offer(self, run: Run) -> None:
         """Have remotes told which modules the run used, of those that are there; where its user is trusted."""
-        run.offered, run.offered_s = len(run.modules), self._clock()
-        if not run.identity.run_key or not run.modules:
-            return
+        count, has_ended = len(run.modules), run.has_ended
+        run.offered, run.offered_s = count, self._clock()
         try:
-            await self._offer_each(run)
+            if run.identity.run_key and run.modules:
+                await self._offer_each(run)
         except (OSError, sqlite3.Error) as error:  # of a disk that is full or away: what is lost is a manifest
             log.warning("what a run used is not told: %s", error)
+        if has_ended and count == len(run.modules):
+            run.is_untold = run.is_written = False
+            self._ended.append(run)
+            self._wake.set()
 
     async def _offer_each(self, run: Run) -> None:
         roots = await self._in_worker(directories.trusting, self._places(), run.identity.uid)

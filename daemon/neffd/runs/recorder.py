@@ -50,6 +50,8 @@ class Run:
         followed: modules whose company was fetched with them.
         withheld: why others are not told of it; None where they are, or nobody has asked yet.
         offered: how many modules it had when it was last offered as a manifest, which was at `offered_s`.
+        is_untold: whether it has ended, and not all of it was offered since: until then it is written down as going on,
+            so that the next life of the daemon offers it.
         changed: what is not written down yet.
     """
 
@@ -62,6 +64,7 @@ class Run:
     connections: set[int] = field(default_factory=set)
     changed: set[ModuleName] = field(default_factory=set)
     has_ended: bool = False
+    is_untold: bool = False
     is_written: bool = False
     offered: int = 0
     is_begun: bool = False

@@ -318,6 +318,29 @@ async def test_what_a_run_used_is_told_however_long_that_takes_and_its_launcher_
     assert host.jobs.status()["saved_s"] == saved
 
 
+async def test_what_a_run_used_is_told_where_the_daemon_is_stopped_meanwhile(host: Host) -> None:
+    host.make(0)
+    launcher = host.greet()
+    host.jobs.used(launcher, NAMES[:1])
+    host.remote.may_offer.clear()
+    ending = host.tasks.start(host.jobs.run_ended(launcher), name="ends")
+    await until(lambda: not host.running(), "the run has ended")
+    await host.jobs.write()
+    ending.cancel()
+    await host.again()
+    host.remote.may_offer.set()
+    with _running(host):
+        await asyncio.sleep(0)  # it has begun
+        host.clock.pass_s(recorder.IDLE_S + 1)
+        host.jobs._wake.set()
+        await until(lambda: any(has_ended for _, _, has_ended in host.remote.offered), "the next life tells of it")
+        assert [module.key for module in host.remote.offered[-1][0].modules] == [NAMES[0].key]
+        await until(lambda: not host.jobs._ended, "that it was told is written down")
+        await host.jobs.write()
+    await host.again()
+    assert host.running() == [], "and the one after that tells no more of it"
+
+
 async def test_a_key_alone_is_looked_for_under_compilers_that_were_not_used_here_yet(host: Host) -> None:
     host.make(0)
     newer = entries.NAMESPACE.replace("2.", "3.", 1)
