@@ -40,9 +40,10 @@ class ToldAs(NamedTuple):
     run: str | None
 
 
-def of_command() -> Message:
-    """The greeting of a command: no cache directory, no job."""
-    return {**_base(), "root": None, "device": None, "inode": None, "repo": None, "job": {}}
+def of_command(root: str | None = None) -> Message:
+    """The greeting of a command: no job, and a cache directory only where it asks about one."""
+    device, inode = (None, None) if root is None else identity_of(root)
+    return {**_base(), "root": root, "device": device, "inode": inode, "repo": None, "job": {}}
 
 
 def of_trainer(root: str, identity: Identity, environ: Mapping[str, str] | None = None) -> Message:

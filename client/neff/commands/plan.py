@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 
 from neff import exitcodes
+from neff.cachedir import cache_root
 from neff.commands import ingredients
 from neff.commands.documents import add_json, print_json
 from neff.commands.session import ANSWER_S, WAITS, fields, number, session, strings
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if asked is None:
         print("neff plan: error: which run? --model, --config or --run says it", file=sys.stderr)
         return exitcodes.PLAN_USAGE
-    with session(args) as connection:
+    with session(args, cache_root()) as connection:
         plan = _plan(connection, asked)
     if args.json:
         print_json("plan", run=asked, plan=plan)

@@ -23,9 +23,13 @@ WAITS = Waits()
 
 
 @contextmanager
-def session(args: argparse.Namespace) -> Iterator[Connection]:
-    """A connection to the daemon that `--socket` or the environment names; raises DaemonError."""
-    connection = connect(socket_candidates(args.socket), greeting.of_command(), WAITS, CONNECT_S)
+def session(args: argparse.Namespace, root: str | None = None) -> Iterator[Connection]:
+    """A connection to the daemon that `--socket` or the environment names; raises DaemonError.
+
+    Args:
+        root: the cache directory that is asked about, where it is one.
+    """
+    connection = connect(socket_candidates(args.socket), greeting.of_command(root), WAITS, CONNECT_S)
     try:
         yield connection
     finally:

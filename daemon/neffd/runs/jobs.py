@@ -206,14 +206,11 @@ class Jobs:
         self._on_expected({name: one.compile_s for name, one in expected.modules.items() if one.compile_s is not None})
         return dataclasses.replace(expected, away=tuple(dict.fromkeys((*unasked, *expected.away))))
 
-    async def plan(self, identity: Identity) -> Message:
-        """Will it compile? See `neffd.runs.plans`."""
+    async def plan(self, identity: Identity, root: str | None = None) -> Message:
+        """Will it compile in the cache directory `root`, or where most of it is? See `neffd.runs.plans`."""
         expected = await self.expected(identity)
         await self._refresh({name.namespace for name in expected.modules})
-        roots = [place.root for place in self._places()]
-        local = await self._in_worker(
-            lambda: {name for name in expected.modules if any(root.is_ready(name) for root in roots)}
-        )
+        local = await self._in_worker(directories.ready_in_one, self._places(), root, expected.modules)
         # Who told of a run a moment ago may be away by now, with all that it holds.
         troubled = [source.remote.name for source in self._sources if source.catalog.trouble is not None]
         return plans.plan(

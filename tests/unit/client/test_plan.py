@@ -96,6 +96,16 @@ def test_answers(
     assert f"run key: {KEY}" in output.out
 
 
+def test_it_is_asked_about_the_cache_directory_of_this_shell(
+    socket_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEURON_CC_FLAGS", f"--cache_dir={tmp_path}")
+    seen: list[Message] = []
+    with ScriptedDaemon(socket_path, serving(seen, {"plan": [{"plan": PLAN}]}, capabilities=KNOWS)) as daemon:
+        assert cli.main(["--socket", daemon.path, "plan", "--run", KEY]) == exitcodes.FETCHABLE
+    assert (seen[0]["root"], seen[0]["inode"]) == (str(tmp_path), tmp_path.stat().st_ino)
+
+
 @pytest.mark.parametrize(
     ("words", "missing"),
     [([], "compiler and target"), (["--compiler", "2.20"], "target"), (["--compiler", "2.20", "--target", "trn2"], "")],

@@ -114,6 +114,7 @@ class Host:
         self._folder = folder
         (folder / "cache").mkdir()
         self.root = CacheRoot(folder / "cache")
+        self.roots = [self.root]
         self.path = str(self.root.path)
         self.clock, self.remote, self.wall = Clock(), Remote(), Clock(1e9)
         self.trust = Trust(frozenset({1000, 1001}), frozenset())
@@ -128,7 +129,7 @@ class Host:
             Metrics(),
             self.tasks,
             self.workers,
-            places=lambda: [Place(self.root, self.remote, self.trust)],
+            places=lambda: [Place(root, self.remote, self.trust) for root in self.roots],
             holds=lambda name: False,
             namespaces=self._namespaces,
             refresh=self._refresh,
@@ -245,6 +246,19 @@ async def test_a_host_that_tells_no_remote_knows_its_own_runs_of_the_model(host:
     assert (plan["state"], plan["missing"], plan["differs"]) == ("will-compile", 2, ["shapes.batch_size"])
     plan = await host.jobs.plan(Identity("", "RUN_" + "ef" * 16, INGREDIENTS))
     assert (plan["sure"], plan["unsaid"], plan["from"]) == ("same-model", ["shapes.batch_size"], ["this host"])
+
+
+async def test_a_plan_is_for_one_cache_directory(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = CacheRoot(tmp_path / "other")
+    host.roots.append(other)
+    host.make(0, 1)
+    for name in NAMES[1:4]:
+        entries.write(other.path, name, entries.files(name))
+    used = tuple(UsedModule(name.key, 1000) for name in NAMES[:4])
+    host.remote.manifests = [Manifest(entries.NAMESPACE, KEY, INGREDIENTS, used)]
+    told = {root: (await host.jobs.plan(_identity(), root))["local"] for root in (host.path, str(other.path), None)}
+    assert told == {host.path: 2, str(other.path): 3, None: 3}
 
 
 async def test_what_a_run_needs_is_brought_where_it_looks(host: Host) -> None:

@@ -25,7 +25,7 @@ class Runs(Protocol):
 
     def run_ended(self, session: Any) -> Awaitable[Message]: ...
 
-    def plan(self, identity: Identity) -> Awaitable[Message]: ...
+    def plan(self, identity: Identity, root: str | None) -> Awaitable[Message]: ...
 
 
 def of_runs(runs: Runs) -> dict[str, Operation]:
@@ -71,7 +71,7 @@ class Plan:
     async def _plan(self, session: Session, number: int, identity: Identity) -> None:
         if not self._runs.limits.may_guess(session.uid):
             return session.error(number, "too-many", "this user has asked too much of that kind lately")
-        session.reply(number, plan=await self._runs.plan(identity), done=True)
+        session.reply(number, plan=await self._runs.plan(identity, session.root), done=True)
         return None
 
 
