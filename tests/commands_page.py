@@ -49,7 +49,8 @@ text, with the exit code; then the standard output is empty, also with `--json`.
 
 The Hub is the one of `HF_ENDPOINT`, the login that of `hf auth login` or `HF_TOKEN`. The repo is that of
 `CUSTOM_CACHE_REPO`, else the one saved in `$HF_HOME/optimum_neuron_custom_cache` (by `neff set`, or by optimum-neuron),
-else, to look up, `aws-neuron/optimum-neuron-cache`.
+else, to look up, `aws-neuron/optimum-neuron-cache`. With `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE` no command asks the
+Hub: one that has to ends with 4. The daemon, and so what only asks it, goes by its configuration alone.
 
 ## Exit codes
 """

@@ -66,6 +66,20 @@ def test_create_tells_of_the_repo_also_where_its_name_cannot_be_saved(alice: Per
     assert alice.neff("set", "alice/own").returncode == exitcodes.OK
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["lookup org/model", "list", "set alice/cache", "create -n new", "synchronize", "add -- true"],
+)
+def test_no_command_asks_the_hub_where_that_is_switched_off(alice: Person, hub: HubProcess, command: str) -> None:
+    cache = f"--cache_dir={alice.home / 'cache'}"
+    offline = {"HF_HUB_OFFLINE": "1", "CUSTOM_CACHE_REPO": REPO, "NEURON_CC_FLAGS": cache}
+    done = alice.neff(*command.split(), **offline)
+    assert (done.returncode, done.stdout) == (exitcodes.UNREACHABLE, "")
+    assert done.stderr == "neff: HF_HUB_OFFLINE is set: the Hub is not asked\n  mend it: unset HF_HUB_OFFLINE\n"
+    assert hub.counters()["requests"] == {}
+    assert not alice.saved.exists()
+
+
 def test_create_refuses_with_the_command_that_mends_it(alice: Person, hub: HubProcess, tmp_path: Path) -> None:
     stranger = Person(tmp_path / "stranger", hub.endpoint)
     done = stranger.neff("create")

@@ -29,7 +29,10 @@ _PAUSES_S = (0.5, 2.0)
 
 
 def endpoint() -> str:
-    """Base URL of the Hub; CommandError where HF_ENDPOINT is no URL."""
+    """Base URL of the Hub; CommandError where HF_ENDPOINT is no URL, or nothing is to be asked of the Hub."""
+    name = "HF_HUB_OFFLINE" if os.environ.get("HF_HUB_OFFLINE") else "TRANSFORMERS_OFFLINE"
+    if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE"):  # as huggingface_hub reads them
+        raise CommandError(f"{name} is set: the Hub is not asked", f"unset {name}", exitcodes.UNREACHABLE)
     try:
         return hub_endpoint(os.environ)
     except ValueError as error:
