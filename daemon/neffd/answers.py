@@ -16,7 +16,7 @@ from neffd import __version__
 from neffd.compiles.keeper import Keeper
 from neffd.fetch.flight import fetching_status
 from neffd.managed import ManagedRoot
-from neffd.remote_list import RemoteList
+from neffd.remote_list import MISNAMED, RemoteList
 from neffd.resources import Resources
 from neffd.runs.identity import Identity
 from neffd.runs.jobs import Jobs
@@ -137,7 +137,8 @@ class Answers:
     def health(self) -> list[str]:
         """Why the daemon cannot do its work; a remote that is away is no such reason."""
         reasons = ["stopping"] if self._is_stopping() else []
-        reasons += [f"{problem['reason']}: {problem['detail']}" for problem in self._problems.status()]
+        troubles = [problem for problem in self._problems.status() if problem["reason"] != MISNAMED]
+        reasons += [f"{problem['reason']}: {problem['detail']}" for problem in troubles]
         return reasons + [
             f"{managed.root.path}: {problem}" for managed in self._roots for problem in managed.problems.fatal()
         ]

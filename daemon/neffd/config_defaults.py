@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neff.hubrepo import custom_repo, saved_repo_path
+from neff.hubrepo import custom_repo, misnamed, saved_repo_path
 from neff.protocol import safe_text
 from neffd import config_values as values
 
@@ -30,6 +30,15 @@ def default_remotes(environ: Mapping[str, str]) -> list[tuple[str, dict[str, Any
     if remotes:
         remotes[0][1]["mode"] = "read-write"
     return [*remotes, (DEFAULT, {"url": f"hf://{PUBLIC_REPO}", "name": "public", "anonymous": True})]
+
+
+def passed_over(environ: Mapping[str, str]) -> str | None:
+    """What names a repo otherwise than as OWNER/NAME, so that `default_remotes` goes without: a variable, or a file."""
+    named = custom_repo(environ)
+    where = misnamed(environ)
+    if where is None and named is not None and "/" not in named:
+        where = "CUSTOM_CACHE_REPO" if environ.get("CUSTOM_CACHE_REPO", "").strip() else saved_repo_path(environ)
+    return None if where is None else safe_text(where)
 
 
 def hub_endpoint(environ: Mapping[str, str]) -> str:

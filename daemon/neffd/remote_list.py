@@ -15,7 +15,7 @@ from neffd.breaker import Breakers
 from neffd.catalog.catalog import CHECK_LIMIT_S, Catalog
 from neffd.catalog.saved import SavedListings
 from neffd.config import RemoteConfig
-from neffd.config_defaults import hub_endpoint
+from neffd.config_defaults import DEFAULT, hub_endpoint, passed_over
 from neffd.fetch.fetcher import Source
 from neffd.managed import ManagedRemote
 from neffd.publish.audience import Audience
@@ -36,6 +36,7 @@ T = TypeVar("T")
 
 # Each costs polls and, where it is written, a worker process.
 _MAX_REMOTES = 16
+MISNAMED = "repo-misnamed"
 _IS_THERE = frozenset(result.value for result in PublishResult)
 
 
@@ -65,6 +66,10 @@ class RemoteList:
         """Open what is configured; raises NeffdError."""
         for config in self._shared.config.remotes:
             self._put(len(self._remotes), self._open(config))
+        where = passed_over(os.environ) if self._shared.config.source("remotes") == DEFAULT else None
+        if where is not None:
+            detail = f"{where} does not hold the name of a repo: that one is no remote"
+            self._shared.problems.note(MISNAMED, detail, "OWNER/NAME alone, without an address; then restart neffd")
 
     def start(self) -> None:
         """Begin to look at them, and to push."""

@@ -324,6 +324,22 @@ def free_address() -> str:
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
+@pytest.mark.parametrize("named", ["https://hub.example/org/cache", "cache"])
+def test_an_environment_that_misnames_its_repo_is_told_so(
+    make_daemon: MakeDaemon, named: str, free_address: str
+) -> None:
+    environ = {"CUSTOM_CACHE_REPO": named, "HF_ENDPOINT": "http://127.0.0.1:9"}
+    host = make_daemon("a", environ=environ, overrides={"http": free_address})
+    del host.config["remotes"]
+    with host:
+        assert [remote["name"] for remote in host.status()["remotes"]] == ["public"]
+        [problem] = host.status()["problems"]
+        assert problem["reason"] == "repo-misnamed"
+        assert problem["detail"] == "CUSTOM_CACHE_REPO does not hold the name of a repo: that one is no remote"
+        assert host.http("/healthz") == (200, '{"ok": true}')
+        assert "hub.example" not in host.log, "a URL can hold a token"
+
+
 def test_a_taken_address_costs_the_pages_and_nothing_else(make_daemon: MakeDaemon, shared: Path) -> None:
     other = entries.module(2)
     entries.write(shared, other, entries.files(other))
