@@ -83,8 +83,14 @@ class ManifestPath:
 
 def path_of(manifest: Manifest) -> str:
     """Where a manifest belongs on a remote."""
-    digest = _digest_of(encode(manifest))
-    return f"{folder_of(manifest.namespace, manifest.ingredients)}/{manifest.run_key}-{digest}.json"
+    return filed(manifest)[0]
+
+
+def filed(manifest: Manifest) -> tuple[str, bytes]:
+    """The same, and the file's bytes. Of thousands of modules not for an event loop."""
+    data = encode(manifest)
+    folder = folder_of(manifest.namespace, manifest.ingredients)
+    return f"{folder}/{manifest.run_key}-{_digest_of(data)}.json", data
 
 
 def folder_of(namespace: str, ingredients: Mapping[str, Any] | None) -> str:

@@ -7,6 +7,7 @@ that a long run leaves few files), else once by itself after the run's end.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -252,8 +253,8 @@ class Outgoing:
                 continue
             if manifest is not None:
                 company.append(one)
-                path = manifests.path_of(manifest)
-                found[path] = manifests.encode(manifest)
+                path, content = await asyncio.to_thread(manifests.filed, manifest)
+                found[path] = content
                 self._under_way[path] = (one, frozenset(module.key for module in manifest.modules))
         return found
 

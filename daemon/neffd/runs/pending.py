@@ -57,29 +57,29 @@ class PendingBook:
             " WHERE remote = ? ORDER BY rowid"
         )
 
-        def read(connection: sqlite3.Connection) -> list[tuple[str, str, bytes, int, int, int]]:
-            return connection.execute(query, (remote,)).fetchall()
+        def read(connection: sqlite3.Connection) -> list[Pending]:
+            waiting = []
+            for run, path, document, is_private, has_ended, went_alone in connection.execute(query, (remote,)):
+                try:
+                    manifest = manifests.decode(path, document)
+                except BadManifest:
+                    continue  # damaged
+                waiting.append(Pending(run, manifest, bool(is_private), bool(has_ended), now_s, bool(went_alone)))
+            return waiting
 
-        waiting = []
-        for run, path, document, is_private, has_ended, went_alone in await self._database.run(read):
-            try:
-                manifest = manifests.decode(path, document)
-            except BadManifest:
-                continue  # damaged
-            waiting.append(Pending(run, manifest, bool(is_private), bool(has_ended), now_s, bool(went_alone)))
-        return waiting
+        return await self._database.run(read)
 
     async def save(self, remote: str, waiting: Pending) -> None:
         """Write one down."""
         manifest = waiting.manifest
-        path, document = manifests.path_of(manifest), manifests.encode(manifest)
         facts = (waiting.is_private, waiting.has_ended, waiting.went_alone, self._wall())
-        await self._database.run(
-            lambda connection: connection.execute(
-                "INSERT OR REPLACE INTO manifests_pending VALUES (?,?,?,?,?,?,?,?,?)",
-                (remote, waiting.run, manifest.namespace, path, document, *facts),
-            )
-        )
+        key = (remote, waiting.run, manifest.namespace)
+
+        def write(connection: sqlite3.Connection) -> None:  # encoded here: what is saved later is written later
+            row = (*key, *manifests.filed(manifest), *facts)
+            connection.execute("INSERT OR REPLACE INTO manifests_pending VALUES (?,?,?,?,?,?,?,?,?)", row)
+
+        await self._database.run(write)
 
     async def forget(self, remote: str, waiting: Pending) -> None:
         """The remote has it, or never will."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -116,6 +117,32 @@ async def test_what_was_told_is_told_once(outgoing: Outgoing, remote: Remote) ->
     assert remote.changes == 1
     assert await outgoing.riding([]) == {}
     assert (outgoing.due_in_s, outgoing.status()["waiting"]) == (None, 0)
+
+
+async def test_much_that_is_told_keeps_nobody_else_waiting(
+    make: Callable[..., Outgoing], outgoing: Outgoing, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A manifest of 10,000 modules takes a tenth of a second to be encoded, and read again."""
+    threads = []
+    encode, decode = manifests.encode, manifests.decode
+
+    def encoded(what: Manifest) -> bytes:
+        threads.append(threading.current_thread())
+        return encode(what)
+
+    def decoded(path: str, data: bytes) -> Manifest:
+        threads.append(threading.current_thread())
+        return decode(path, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(manifests, "encode", encoded)
+        patched.setattr(manifests, "decode", decoded)
+        remote.has(1)
+        await put(outgoing, 1)
+        assert len(await outgoing.riding([])) == 1
+        await make().load()
+    assert len(threads) == 3, "written down, told, read again"
+    assert threading.current_thread() not in threads
 
 
 @pytest.mark.parametrize("jump_s", [-1e9, 1e9])
