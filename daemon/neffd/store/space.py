@@ -199,9 +199,11 @@ class Space:
     async def _could_hold(self) -> bool:
         """Whether what is reserved would fit if all went that may: a download may be of any size, or lie about it."""
         lacking = Goal(self._limits.min_free_bytes + self._reserved_bytes - await self._in_worker(self._measure))
-        held, pinned = dict(self._census.snapshot()), frozenset(self._pinned())
-        selection: Selection = await self._in_worker(self._select, held, lacking, {}, frozenset(), pinned)
-        return selection.reaches_goal
+        held, pinned, told = dict(self._census.snapshot()), frozenset(self._pinned()), Told()
+        while True:
+            selection = await self._in_worker(self._select, held, lacking, {}, told.doubtful, pinned)
+            if not selection.reaches_goal or await self._remotes_confirm(selection.remove, told):
+                return selection.reaches_goal
 
     async def _lacks_room(self) -> bool:
         if not self._limits.min_free_bytes:

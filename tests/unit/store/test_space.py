@@ -353,6 +353,21 @@ async def test_nothing_goes_for_what_has_no_room_anyway(tmp_path: Path, monkeypa
             assert made.gone
 
 
+async def test_nothing_goes_for_what_has_no_room_by_what_remotes_say_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with room(tmp_path, limits=Limits(min_free_bytes=_SIZE * 4)) as made:
+        Disk(monkeypatch, made.root, _SIZE * 20)
+        names = [made.write(number, idle_s=_DAY * (20 - number)) for number in range(10)]
+        made.denied = {names[9]}  # believed to be there until somebody asks
+        with pytest.raises(DiskFull):
+            async with made.space.reserve(_SIZE * 16):
+                pass
+        assert made.here() == set(range(10))
+        async with made.space.reserve(_SIZE * 15):
+            assert made.here() == {9}
+
+
 async def test_downloads_at_once_share_the_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with room(tmp_path, limits=Limits(min_free_bytes=_SIZE)) as made:
         Disk(monkeypatch, made.root, _SIZE * 10)
