@@ -126,9 +126,9 @@ class StaleLocks:
         for place, (path, _, usually_s) in old.items():
             candidates = named[place.name.key]
             said = self._reported.get(place)
-            if said is None or said.candidates != frozenset(candidates):
-                self.forget(place)
-                self._note(place, path, _doubt(ages_s[place], usually_s, candidates), frozenset(candidates))
+            if said is not None and said.candidates != frozenset(candidates):
+                self.forget(place)  # so that the log tells of it anew
+            self._note(place, path, _doubt(ages_s[place], usually_s, candidates), frozenset(candidates))
 
     async def _clear(self, place: Place, path: Path, lock: LockId, proof: str) -> None:
         try:

@@ -459,7 +459,9 @@ def aged(host: Host) -> Clock:
     return clock
 
 
-async def test_an_old_lock_of_nobody_is_reported_with_the_processes_to_look_at(host: Host, aged: Clock) -> None:
+async def test_an_old_lock_of_nobody_is_reported_with_the_processes_to_look_at(
+    host: Host, aged: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     suspects = {host.place: (host.lock, host.make_lock(), 60.0)}
     await host.stale.report(suspects)
     aged.pass_s(3600)
@@ -473,6 +475,12 @@ async def test_an_old_lock_of_nobody_is_reported_with_the_processes_to_look_at(h
     await host.stale.report(suspects)
     (problem,) = host.problems.status()
     assert "no process that can be seen on this host names it" in problem["detail"]
+    told = [record.message for record in caplog.records if "locked" in record.message]
+    aged.pass_s(3600)
+    await host.stale.report({host.place: (host.lock, suspects[host.place][1], 90.0)})
+    (problem,) = host.problems.status()
+    assert "121 min, which usually takes 90 s" in problem["detail"], "as it is by now"
+    assert [record.message for record in caplog.records if "locked" in record.message] == told, "said once"
     await host.stale.report({})
     assert host.problems.status() == []
 
