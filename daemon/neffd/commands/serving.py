@@ -38,7 +38,10 @@ class Serving:
 
 @dataclass(frozen=True)
 class Compiling:
-    """Entries that a daemon says are being compiled; `is_cut`: there may be more, which it does not list."""
+    """Entries that a daemon says are being compiled, as far as it can tell, so not those whose lock it calls old.
+
+    `is_cut`: there may be more, which it does not list.
+    """
 
     socket: str
     names: frozenset[str]
@@ -84,7 +87,7 @@ def compiling(root: Path, socket: str | None) -> Compiling | None:
     cache_dirs = objects(status.get("cache_dirs"))
     paths = [item.get("path") for item in cache_dirs if _identity(item) == identity]
     rows = objects(status.get("compiling"))
-    names = frozenset(str(row.get("name")) for row in rows if row.get("root") in paths)
+    names = frozenset(str(row.get("name")) for row in rows if row.get("root") in paths and not row.get("abandoned"))
     return Compiling(path, names, len(rows) >= _LISTED_LOCKS)
 
 

@@ -244,6 +244,7 @@ class Keeper:
         if self._is_own_lock(self._path(place)):
             return facts | {"holder": "neffd"}
         lock = self._unknown.get(place) or lockfile.identity(self._path(place))
+        facts |= {"abandoned": self._stale.is_abandoned(place)}
         return facts if lock is None else facts | {"since_s": round(lockfile.age_s(lock), 1)}
 
     def status(self) -> list[dict[str, Any]]:

@@ -99,6 +99,11 @@ class StaleLocks:
         """The processes for which a stale lock still has to stay."""
         return self._at_work.get(place, [])
 
+    def is_abandoned(self, place: Place) -> bool:
+        """Whether the lock of an unknown maker is old, and no process that can be seen names its module."""
+        reported = self._reported.get(place)
+        return reported is not None and reported.candidates == frozenset()
+
     def forget(self, place: Place) -> None:
         """The lock is gone, or its maker lives: there is nothing to report any more."""
         reported = self._reported.pop(place, None)

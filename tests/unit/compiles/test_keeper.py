@@ -470,6 +470,7 @@ async def test_an_old_lock_of_nobody_is_reported_with_the_processes_to_look_at(
         (problem,) = host.problems.status()
         assert str(process.pid) in problem["detail"]
         assert "60 min, which usually takes 60 s" in problem["detail"]
+        assert not host.keeper.facts(host.place)["abandoned"]
         assert problem["hint"] == f"rm {host.lock}"
     aged.pass_s(61)
     await host.stale.report(suspects)
@@ -479,6 +480,7 @@ async def test_an_old_lock_of_nobody_is_reported_with_the_processes_to_look_at(
     aged.pass_s(3600)
     await host.stale.report({host.place: (host.lock, suspects[host.place][1], 90.0)})
     (problem,) = host.problems.status()
+    assert host.keeper.facts(host.place)["abandoned"]
     assert "121 min, which usually takes 90 s" in problem["detail"], "as it is by now"
     assert [record.message for record in caplog.records if "locked" in record.message] == told, "said once"
     await host.stale.report({})
