@@ -158,8 +158,12 @@ class Outgoing:
     async def riding(self, names: Collection[ModuleName]) -> Mapping[str, bytes]:
         """What goes with a batch of entries, by path. Never raises."""
         await self._drop_old()
+        batch = frozenset(names)
+        for one in [one for one in self._all if one.went_alone and _is_any_of(batch, one)]:
+            one.went_alone = False  # what misses this ride has none after it
+            await self._write(one)
         candidates = [one for one in self._all if self._may_go(one) and not one.refusals]
-        return await self._gather(candidates, frozenset(names), _VAIN_LOOKS_RIDING)
+        return await self._gather(candidates, batch, _VAIN_LOOKS_RIDING)
 
     async def alone(self) -> Mapping[str, bytes]:
         """What is to go now without entries, by path. Never raises."""
@@ -314,6 +318,11 @@ class Outgoing:
 
 def _names(one: Pending) -> list[ModuleName]:
     return [ModuleName(one.manifest.namespace, module.key) for module in one.manifest.modules]
+
+
+def _is_any_of(batch: Collection[ModuleName], one: Pending) -> bool:
+    keys = {name.key for name in batch if name.namespace == one.manifest.namespace}
+    return any(module.key in keys for module in one.manifest.modules)
 
 
 def _is_untried(outcome: PublishResult | EntryFailed) -> bool:

@@ -145,6 +145,25 @@ async def test_much_that_is_told_keeps_nobody_else_waiting(
     assert threading.current_thread() not in threads
 
 
+async def test_what_misses_the_ride_with_its_last_entries_goes_alone_once_more(
+    outgoing: Outgoing, remote: Remote, clock: Clock
+) -> None:
+    remote.has(1)
+    await put(outgoing, 1, 2)
+    clock.pass_s(120)
+    await go(outgoing, await outgoing.alone(), alone=True)
+    remote.told = None  # nobody can tell now
+    assert await outgoing.riding(names(2)) == {}
+    remote.has(2)
+    remote.told = frozenset([entries.module(1).key])
+    clock.pass_s(3600)
+    assert outgoing.due_in_s == 0
+    documents = await outgoing.alone()
+    assert named(documents) == [[1, 2]]
+    await go(outgoing, documents, alone=True)
+    assert outgoing.due_in_s is None
+
+
 @pytest.mark.parametrize("jump_s", [-1e9, 1e9])
 async def test_what_waits_is_kept_over_a_restart_whatever_the_wall_clock_says(
     make: Callable[..., Outgoing], outgoing: Outgoing, remote: Remote, clock: Clock, jump_s: float
