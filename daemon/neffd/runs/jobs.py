@@ -241,7 +241,7 @@ class Jobs:
         """Write down what was noted; what a full disk refuses is tried again."""
         async with self._writing:
             ended, self._ended = self._ended, []
-            changed = [run for run in self._recorder if run.changed or not run.is_written] + ended
+            changed = [*dict.fromkeys([run for run in self._recorder if run.changed or not run.is_written] + ended)]
             if not changed:
                 return
             try:

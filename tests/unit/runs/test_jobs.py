@@ -207,6 +207,17 @@ async def test_a_run_is_one_row_however_many_write_at_once(host: Host) -> None:
     assert await asyncio.to_thread(rows, host, "SELECT count(*) FROM run_modules") == 2
 
 
+async def test_a_run_that_ends_before_it_is_written_down_is_one_row(host: Host) -> None:
+    host.make(0)
+    launcher = host.greet(prefetch=False)
+    host.jobs.used(launcher, NAMES[:1])
+    await host.jobs.run_ended(launcher)
+    await until(lambda: host.remote.offered, "it is told")
+    await host.jobs.write()
+    assert await asyncio.to_thread(rows, host, "SELECT count(*) FROM runs WHERE ended_at IS NOT NULL") == 1
+    assert await asyncio.to_thread(rows, host, "SELECT count(*) FROM runs") == 1
+
+
 async def test_a_rank_that_is_later_than_its_launcher_is_not_forgotten(host: Host) -> None:
     host.make(0, 1)
     launcher, rank = host.greet(), host.greet()
