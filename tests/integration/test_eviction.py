@@ -15,7 +15,7 @@ import pytest
 
 from neff.keys import ModuleName
 from tests.harness import entries
-from tests.harness.daemon import Daemon, RawClient, python_path
+from tests.harness.daemon import Daemon, RawClient
 from tests.harness.waiting import eventually
 from tests.integration.conftest import MakeDaemon
 
@@ -51,6 +51,12 @@ def write(host: Daemon, number: int, idle_s: float = 86_400) -> ModuleName:
 
 def fetch(host: Daemon, name: ModuleName) -> dict[str, Any]:
     return [answer for answer in host.ask("prefetch", names=[str(name)], wait=True) if "state" in answer][-1]
+
+
+def tell(reader: subprocess.Popen[str], *what: object) -> None:
+    """Not by its arguments: in every cache directory of this machine a module that a process names there is at work."""
+    assert reader.stdin is not None
+    print(*what, sep="|", file=reader.stdin, flush=True)
 
 
 def test_shared_entries_go_and_come_back_when_they_are_asked_for(make_daemon: MakeDaemon, shared: Path) -> None:
@@ -109,9 +115,9 @@ def test_the_last_read_counts(make_daemon: MakeDaemon) -> None:
         names = [write(host, number, idle_s=86_400 * 3) for number in range(3)]
         host.wait_until_pushed(3)
         neff = host.cache / str(names[1]) / "model.neff"
-        script = "import pathlib, sys; pathlib.Path(sys.argv[1]).read_bytes()"
+        script = "import pathlib; pathlib.Path(input()).read_bytes()"
         before = neff.stat().st_atime
-        subprocess.run([sys.executable, "-c", script, str(neff)], check=True)
+        subprocess.run([sys.executable, "-c", script], input=str(neff), text=True, check=True)
         if neff.stat().st_atime == before:
             pytest.skip("mounted noatime")
         assert host.stop() == 0
@@ -124,13 +130,12 @@ def test_what_a_process_has_open_stays(make_daemon: MakeDaemon) -> None:
     with make_daemon("a", overrides=limited(10)) as host:
         names = [write(host, number) for number in range(3)]
         host.wait_until_pushed(3)
-        script = "import sys; f = open(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
-        neff = host.cache / str(names[0]) / "model.neff"
-        with subprocess.Popen(
-            [sys.executable, "-c", script, str(neff)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        ) as reader:
+        script = "import sys; f = open(input()); print('open', flush=True); sys.stdin.read()"
+        command = [sys.executable, "-c", script]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+            tell(reader, host.cache / str(names[0]) / "model.neff")
             assert reader.stdout is not None
-            assert reader.stdout.readline() == b"open\n"
+            assert reader.stdout.readline() == "open\n"
             assert host.stop() == 0
             host.config["store"]["max_bytes"] = 100
             host.start()
@@ -148,9 +153,9 @@ def test_trainers_hit_all_the_time_while_everything_is_evicted(make_daemon: Make
         for number, name in enumerate(names):
             entries.write(shared, name, entries.files(name, seed=number))
         script = """
-import pathlib, sys, time
-root, enough = map(pathlib.Path, sys.argv[1:3])
-whole = {folder: set() for folder in sys.argv[3:]}
+import pathlib, time
+root, enough, *folders = map(pathlib.Path, input().split("|"))
+whole = {folder: set() for folder in folders}
 print("reads", flush=True)
 while not enough.exists():
     for folder in whole:
@@ -160,9 +165,9 @@ while not enough.exists():
 print(*(len(seen) for seen in whole.values()))
 """
         enough = host.home / "enough"
-        command = [sys.executable, "-c", script, str(host.cache), str(enough), *map(str, names)]
-        environ = {**os.environ, "PYTHONPATH": python_path()}
-        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environ, text=True) as reader:
+        command = [sys.executable, "-c", script]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+            tell(reader, host.cache, enough, *names)
             assert reader.stdout is not None
             assert reader.stdout.readline() == "reads\n"
             try:

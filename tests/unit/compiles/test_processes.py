@@ -21,7 +21,7 @@ from tests.harness.daemon import python_path
 from tests.harness.waiting import eventually
 from tests.unit.waiting import until
 
-KEY = "MODULE_112233445566+e30acd3a"
+KEY = f"MODULE_112233445566{os.getpid()}+e30acd3a"  # that no other test process has
 
 
 @contextlib.contextmanager
