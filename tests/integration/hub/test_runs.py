@@ -54,6 +54,7 @@ def test_without_any_manifest_what_came_with_the_first_is_brought(hub: HubProces
     assert not any(is_ready(host, name) for name in LATER)
     size_bytes = sum(map(len, entries.files(NAMES[1]).values()))
     assert host.counter("neffd_prefetch_used_bytes", "source=same-commit") == size_bytes
+    eventually(lambda: host.counter("neffd_prefetch_wasted_bytes", "source=same-commit"), "it is judged")
     assert host.counter("neffd_prefetch_wasted_bytes", "source=same-commit") == 4 * size_bytes
     assert host.status()["runs"]["prefetch"]["same-commit"]["used_bytes"] == size_bytes
 

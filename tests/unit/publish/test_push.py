@@ -126,11 +126,11 @@ async def test_a_remote_that_is_away_is_tried_ever_more_seldom_and_forgiven(root
     remote.trouble = RemoteUnavailable("no-directory")
     async with pushing(remote, journal) as pusher:
         pusher.add(await insert(journal, taken(root, 1), "one"))
-        await until(lambda: remote.access_calls == 2, "the pusher")
+        await until(lambda: remote.access_calls >= 2, "the pusher")
         assert pusher.trouble == "no-directory"
-        remote.trouble = None
+        remote.trouble, asked = None, remote.access_calls
         await until(lambda: not pusher.waiting and pusher.trouble is None, "the pusher")
-        assert remote.access_calls <= 4
+        assert remote.access_calls <= asked + 2
 
 
 async def test_trouble_ends_without_anything_to_send(journal: Journal) -> None:
@@ -242,6 +242,8 @@ async def test_what_is_looked_for_where_nothing_may_be_sent_makes_no_haste(root:
         await until(lambda: pusher.parked, "the pusher")
         remote.may, pusher.access = Access(can_write=False, public=True, reason="no-write-access"), None
         asked = remote.access_calls
+        pusher.look_for_lost()
+        await until(lambda: remote.access_calls > asked and pusher.trouble, "the pusher")
         for _ in range(5):
             pusher.look_for_lost()
             await asyncio.sleep(0.02)
