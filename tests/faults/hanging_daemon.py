@@ -33,7 +33,8 @@ def wait(end: Path | None) -> None:
 
 
 def hang(what: str, end: Path | None, running: service.Service) -> None:
-    """Make a part of the daemon hang."""
+    """Make a part of the daemon hang, and say so."""
+    print(what, "hangs", flush=True)
     shared = running._shared
     if what == "event-loop":
         wait(end)
