@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,8 +28,6 @@ __all__ = ["make_host"]  # a fixture
 pytestmark = pytest.mark.timeout(180)
 
 REPO = "alice/cache"
-# What was left behind by a killed command gets 5 s.
-_SOON_S = 20.0
 HERE, THERE, BOTH = (entries.module(number) for number in (1, 2, 3))
 
 
@@ -305,12 +302,9 @@ def test_a_daemon_that_cannot_be_reached_is_named(
     alice: Person, make_host: MakeHost, hub: HubProcess, cache: Path, tmp_path: Path
 ) -> None:
     def refusal(*command: str, **environ: str) -> str:
-        began = time.monotonic()
         done = alice.neff(*command, **environ)
-        took_s = time.monotonic() - began
         assert (done.returncode, done.stdout) == (exitcodes.UNREACHABLE, ""), done.stderr
         assert "mend it: --socket PATH, or systemctl status neffd" in done.stderr
-        assert took_s < _SOON_S
         return done.stderr
 
     assert alice.neff("synchronize").returncode == exitcodes.OK, "there is a journal of its own from now on"
