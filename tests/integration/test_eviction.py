@@ -67,7 +67,7 @@ def test_shared_entries_go_and_come_back_when_they_are_asked_for(make_daemon: Ma
         eventually(lambda: space(host)["evicted_entries"] == 2, "two go, once they are on the remote")
         assert len(ready(host)) == 3
         assert space(host)["bytes"] == 3 * _SIZE
-        assert space(host)["reason"] is None
+        eventually(lambda: space(host)["reason"] is None, "and all is well again, once it has looked")
         assert host.counter("neffd_evicted_entries") == 2
         assert host.counter("neffd_evicted_bytes") == 2 * _SIZE
         (one, *_) = set(range(5)) - ready(host)
