@@ -31,8 +31,9 @@ _FLUSH_EVERY_S = 1.0
 # More than this within one flush says nothing new.
 _MAX_WAITING = 10_000
 _MAX_PIDS = 8
-# Wanted until the entry is in the journal.
+# Wanted until the entry is in the journal, seconds later.
 _MAX_MEASURED = 1_000
+_MEASURED_FOR_S = 600.0
 # How far the clocks of file system and daemon, and the moments of look and write, may be apart.
 _SLACK_S = 2.0
 
@@ -101,9 +102,13 @@ class History:
         if seconds is not None:
             seconds = round(seconds, 3)
             self._measured[str(root), name] = (self._wall(), seconds)
-        while len(self._measured) > _MAX_MEASURED:
+        while self._measured and self._has_measured_long():
             self._measured.popitem(last=False)
         self.note(root, name, "compiled", pid=pid, uid=uid, seconds=seconds)
+
+    def _has_measured_long(self) -> bool:
+        ended_at, _ = next(iter(self._measured.values()))
+        return len(self._measured) > _MAX_MEASURED or self._wall() - ended_at > _MEASURED_FOR_S
 
     def compile_s(self, root: Path | str, name: ModuleName, neff: FileFacts) -> float | None:
         """The measured seconds of the compile that made this NEFF; None where nobody measured it. From any thread."""

@@ -134,6 +134,19 @@ def neff_made_at(seconds: float) -> FileFacts:
     return FileFacts(1, int(seconds * 1e9), 1, 0, 0)
 
 
+async def test_a_measured_compile_is_forgotten_when_its_entry_was_taken_long_ago(database: Database) -> None:
+    wall = Clock(5000.0)
+    story = History(database, wall=wall)
+    story.compiled("/cache", NAME, pid=7, uid=1000, seconds=120.0)
+    wall.pass_s(599)
+    story.compiled("/cache", OTHER, pid=7, uid=1000, seconds=1.0)
+    assert story.compile_s("/cache", NAME, neff_made_at(5000.0)) == 120.0
+    wall.pass_s(2)
+    story.compiled("/cache", entries.module(3), pid=7, uid=1000, seconds=1.0)
+    assert story.compile_s("/cache", NAME, neff_made_at(5000.0)) is None
+    assert story.compile_s("/cache", OTHER, neff_made_at(5599.0)) == 1.0
+
+
 async def test_a_measured_compile_counts_for_the_neff_that_it_made(database: Database) -> None:
     wall = Clock(5000.0)
     story = History(database, wall=wall)
