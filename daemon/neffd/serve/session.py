@@ -11,6 +11,7 @@ import contextlib
 import logging
 import socket
 import struct
+import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any, Protocol, cast
 
@@ -32,6 +33,10 @@ log = logging.getLogger(__name__)
 ALIVE_S = 1.0
 # A client that does not read its answers is let go at this much.
 _MAX_UNREAD_BYTES = 4 * protocol.MAX_LINE_BYTES
+# So long the requests of one client are served in a row: thousands may come at once.
+_TURN_S = 0.005
+# Answers wait for the rest of what came with their requests until there are so many.
+_MAX_GATHERED_BYTES = 65_536
 _MAX_OPEN_REQUESTS = 64
 _MAX_JOB_VARIABLES = 16
 _CREDENTIALS = struct.Struct("3i")
@@ -89,7 +94,7 @@ class Session(asyncio.Protocol):
         self._buffer = bytearray()
         self._requests: set[asyncio.Task[None]] = set()
         self._closers: dict[object, Callable[[], None]] = {}
-        self._greeted = self._is_admitted = False
+        self._greeted = self._is_admitted = self._is_behind = False
         self._together: list[bytes] | None = None
         self.metrics = host.metrics
         self.resolver: Resolver | None = None
@@ -150,23 +155,55 @@ class Session(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
+        if not self._is_behind:
+            self._take_turn()
+
+    def _take_turn(self) -> None:
+        """Serve what has come; what is left after a while lets others go first."""
+        if self._transport.is_closing():
+            return
+        was_behind = self._is_behind
         with self.together():
-            while (end := self._buffer.find(b"\n")) >= 0:
-                line = bytes(self._buffer[: end + 1])
-                del self._buffer[: end + 1]
-                if not self._line(line):
-                    return
-            if len(self._buffer) > protocol.MAX_LINE_BYTES:
-                self._hang_up("line too long")
+            self._is_behind = self._is_more_left(time.monotonic() + _TURN_S)
+        if self._transport.is_closing():
+            return
+        if self._is_behind:
+            asyncio.get_running_loop().call_soon(self._take_next_turn)
+        if self._is_behind and not was_behind:
+            self._transport.pause_reading()
+        elif was_behind and not self._is_behind:
+            self._transport.resume_reading()
+
+    def _take_next_turn(self) -> None:
+        try:
+            self._take_turn()
+        except BaseException:  # a defect of ours: nobody else would let the client know
+            self._transport.abort()
+            raise
+
+    def _is_more_left(self, ends_at_s: float) -> bool:
+        """Serve lines until `ends_at_s`; whether there are more."""
+        while (end := self._buffer.find(b"\n")) >= 0:
+            line = bytes(self._buffer[: end + 1])
+            del self._buffer[: end + 1]
+            if not self._line(line):
+                return False
+            if time.monotonic() >= ends_at_s:
+                return b"\n" in self._buffer
+        if len(self._buffer) > protocol.MAX_LINE_BYTES:
+            self._hang_up("line too long")
+        return False
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
         """What is said inside goes as one write: a system call is most of a short answer's cost."""
-        self._together = []
+        self._together = self._together or []
         try:
             yield
         finally:
-            self._send_together()
+            # Who has sent all that it has to say may be gone: to write to it ends the connection.
+            if not self._is_behind or sum(map(len, self._together or ())) > _MAX_GATHERED_BYTES:
+                self._send_together()
 
     def _line(self, line: bytes) -> bool:
         """Serve one line; false once the connection is given up."""

@@ -26,7 +26,7 @@ from neffd.limits import FLUSH_EVERY_S, FLUSHES_IN_A_ROW, MAX_FLUSHES, Limits, S
 from neffd.metrics import Metrics
 from neffd.runs.identity import Identity
 from neffd.runs.plans import Expected
-from neffd.serve import following
+from neffd.serve import following, session
 from neffd.serve.operations import standard
 from neffd.serve.session import Resolver, Session
 from neffd.tasks import Tasks
@@ -539,6 +539,48 @@ async def test_a_client_that_does_not_read_is_let_go(served: Served) -> None:
                 client.send({"id": number, "op": "status"})
                 await client.writer.drain()
         await until(lambda: not served.host.metrics.value("neffd_connections"), "the client is let go")
+
+
+async def test_thousands_of_requests_in_one_go_keep_nobody_waiting(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, asked = 1_000, 0
+    monkeypatch.setattr(session, "_TURN_S", 0.0)
+
+    def status() -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        return {"much": "x" * 100}
+
+    monkeypatch.setattr(served.host, "status", status)
+    async with served.client() as many, served.client(greet=False) as one:
+        many.send(*({"id": number, "op": "status"} for number in range(count)))
+        await one.ask(HELLO)
+        assert asked < count
+        assert [(await many.receive())["id"] for _ in range(count)] == list(range(count))
+        assert (await many.ask({"id": count, "op": "status"}))[-1]["done"], "what comes later is read"
+
+
+async def test_what_was_said_in_one_go_is_heard_where_its_client_is_gone(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_TURN_S", 0.0)
+    async with served.client(greet=False) as client:
+        client.send(HELLO, *(resolve(key, number=number) for number, key in enumerate(keys(50))))
+    await until(lambda: served.host.asked == 50, "all of it is heard")
+
+
+async def test_a_defect_that_ends_a_connection_ends_it_also_later(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_TURN_S", 0.0)
+    seen: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(repr(context["exception"])))
+    monkeypatch.setattr(served.host, "status", lambda: 1 / 0)
+    async with served.client() as client:
+        client.send(resolve(*keys(1)), resolve(*keys(1), number=2), {"id": 3, "op": "status"})
+        assert await client.is_hung_up()
+    assert ["ZeroDivisionError" in error for error in seen] == [True]
 
 
 async def test_an_operation_that_fails_ends_its_question(served: Served) -> None:
