@@ -7,7 +7,7 @@ before the pidfd was made, the one that was meant would be gone as well: the pro
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import errno
 import os
 import select
 import time
@@ -20,6 +20,8 @@ from neffd.compiles.board import Program
 _PROC = Path("/proc")
 _START_TIME_FIELD = 19  # of /proc/PID/stat, counted after the command's name
 _SHOWN_CHARS = 120
+# That a process cannot be looked at for one of these is our own want, and says nothing of it.
+_OUR_WANT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class Watched:
@@ -129,18 +131,25 @@ def pid_space() -> str | None:
 
 
 def naming(keys: Collection[str]) -> dict[str, dict[int, str]]:
-    """For each module key the processes that name it in their arguments: a shortened command line by pid. Blocking."""
+    """For each module key the processes that name it in their arguments: a shortened command line by pid. Blocking.
+
+    Raises OSError where not all of them can be looked at for want of files or memory.
+    """
     wanted = {key: os.fsencode(key) for key in keys}
     found: dict[str, dict[int, str]] = {key: {} for key in keys}
     own = os.getpid()
     for folder in _PROC.iterdir():
         if not folder.name.isdecimal() or int(folder.name) == own:
             continue
-        with contextlib.suppress(OSError):  # it has just ended, or may not be seen
+        try:
             arguments = (folder / "cmdline").read_bytes()
-            for key, text in wanted.items():
-                if text in arguments:
-                    found[key][int(folder.name)] = _shown(arguments)
+        except OSError as error:
+            if error.errno in _OUR_WANT:
+                raise
+            continue  # it has just ended, or may not be seen
+        for key, text in wanted.items():
+            if text in arguments:
+                found[key][int(folder.name)] = _shown(arguments)
     return found
 
 

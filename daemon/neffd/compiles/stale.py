@@ -127,7 +127,11 @@ class StaleLocks:
         if not old or (now < self._next_scan_at and set(old) <= set(self._reported)):
             return
         self._next_scan_at = now + _SCAN_EVERY_S
-        named = await self._in_worker(processes.naming, {place.name.key for place in old})
+        try:
+            named = await self._in_worker(processes.naming, {place.name.key for place in old})
+        except OSError as error:
+            log.warning("who works on what is locked cannot be seen: %s", error)
+            return
         for place, (path, _, usually_s) in old.items():
             candidates = named[place.name.key]
             said = self._reported.get(place)
@@ -143,6 +147,9 @@ class StaleLocks:
                 while any(processes.names(pid, place.name.key) for pid in pids):  # noqa: ASYNC110, nobody tells us
                     await asyncio.sleep(_LOOK_EVERY_S)
             removal = await self._in_worker(lockfile.remove, path, lock)
+        except OSError as error:
+            log.warning("%s: %s, but who works on it cannot be seen: %s", place.name, proof, error)
+            return  # whoever looks after all locks tries again
         finally:
             self._clearing.discard(place)
             self._at_work.pop(place, None)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import os
+import resource
 import sqlite3
 import subprocess
 import sys
@@ -512,6 +513,36 @@ async def test_a_lock_is_as_old_as_we_know_it_whatever_the_wall_clock_says(
     aged.pass_s(2)
     await host.stale.report(suspects)
     assert [problem["reason"] for problem in host.problems.status()] == ["stale-lock"]
+
+
+@contextlib.contextmanager
+def no_file_left() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_a_lock_is_neither_judged_nor_the_end_of_us_while_we_cannot_open_a_file(host: Host, aged: Clock) -> None:
+    lock = host.make_lock()
+    suspects = {host.place: (host.lock, lock, None)}
+    await host.stale.report(suspects)
+    aged.pass_s(3600)
+    crashed: list[str] = []
+    host.tasks._on_crash = lambda name, _: crashed.append(name)
+    with naming(NAME) as process:
+        with no_file_left():
+            await host.stale.report(suspects)
+            host.stale.clear(host.place, host.lock, lock, "its maker is gone")
+            await until(lambda: not host.tasks, "it was tried")
+        assert (host.problems.status(), crashed, host.lock.exists()) == ([], [], True)
+        aged.pass_s(61)
+        await host.stale.report(suspects)
+        assert str(process.pid) in host.problems.status()[0]["detail"]
+    host.stale.clear(host.place, host.lock, lock, "its maker is gone")
+    await until(lambda: not host.lock.exists(), "it is tried again")
 
 
 async def test_another_lock_of_the_same_name_is_as_new_as_any(host: Host, aged: Clock) -> None:

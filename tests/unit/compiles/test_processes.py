@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -158,3 +160,19 @@ def test_start_times_tell_processes_apart() -> None:
 def test_the_pid_namespace_has_a_name() -> None:
     assert processes.pid_space() == processes.pid_space()
     assert str(Path("/proc/self/ns/pid").stat().st_ino) in (processes.pid_space() or "")
+
+
+def test_who_cannot_be_looked_at_for_want_of_files_is_not_taken_for_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def the_last_one_was_for_the_list() -> list[Path]:
+        folders = list(Path("/proc").iterdir())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        return folders
+
+    monkeypatch.setattr(processes, "_PROC", SimpleNamespace(iterdir=the_last_one_was_for_the_list))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            processes.naming([KEY])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
