@@ -608,6 +608,25 @@ async def test_an_answer_that_does_not_fit_is_an_error(served: Served) -> None:
         assert answer["parked"]
 
 
+async def test_a_status_where_all_goes_wrong_at_once_is_shown_with_fewer_rows(served: Served) -> None:
+    problems = [{"reason": "stale-lock", "detail": f"{number} " + "x" * 800, "hint": "rm"} for number in range(50)]
+    parked = [{"name": f"{number} {NAME}", "reason": "namespace-full"} for number in range(100)]
+    journal = {"parked_count": 5_000, "parked": parked}
+    served.host.facts = {
+        "cache_dirs": [{"path": f"/cache/{number}", "problems": problems} for number in range(4)],
+        "remotes": [{"name": f"r{number}", "journal": journal} for number in range(16)],
+    }
+    async with served.client() as client:
+        (answer,) = await client.ask({"id": 1, "op": "status"})
+    status = answer["status"]
+    assert [(row["path"], row["problems"]) for row in status["cache_dirs"]] == [
+        (f"/cache/{number}", problems[:20]) for number in range(4)
+    ]
+    assert [(row["name"], row["journal"]) for row in status["remotes"]] == [
+        (f"r{number}", {"parked_count": 5_000, "parked": parked[:20]}) for number in range(16)
+    ]
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just(NAME.key),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
