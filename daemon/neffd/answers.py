@@ -145,5 +145,5 @@ class Answers:
 
     def _pending(self) -> int:
         """What is not known yet counts as one."""
-        settling = sum(managed.collector.settling for managed in self._roots)
+        settling = sum(managed.collector.settling + managed.collector.is_blind for managed in self._roots)
         return self._remotes.waiting + self._remotes.unread + settling

@@ -81,6 +81,21 @@ def test_a_flush_right_after_the_start_does_not_take_an_unread_journal_for_an_em
     assert host.stop() == 0
 
 
+def test_a_flush_where_the_cache_directory_cannot_be_read_does_not_say_that_nothing_waits(
+    make_daemon: MakeDaemon, shared: Path
+) -> None:
+    with make_daemon("a") as host:
+        away = host.cache.with_name("away")
+        host.cache.rename(away)
+        host.cache.symlink_to(host.cache.name)  # which leads nowhere
+        entries.write(away, NAME, entries.files(NAME))
+        assert host.ask("flush", timeout_s=0.3)[-1]["pending"] == 1
+        host.cache.unlink()
+        away.rename(host.cache)
+        assert host.ask("flush", timeout_s=15)[-1]["pending"] == 0
+        assert entries.shared(entries.read(shared, NAME)) == entries.files(NAME)
+
+
 def test_what_waits_for_a_remote_that_is_gone_for_good_can_be_given_up(make_daemon: MakeDaemon, tmp_path: Path) -> None:
     away, there = tmp_path / "away", tmp_path / "there"
     host = make_daemon("a", remotes=[remote("gone", away), remote("there", there)])

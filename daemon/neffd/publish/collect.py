@@ -165,6 +165,11 @@ class Collector:
         """Ready entries that are not in the journal yet."""
         return self._settling.ready_count
 
+    @property
+    def is_blind(self) -> bool:
+        """Whether there may be more to send: the directory could not be looked through."""
+        return bool(self._scan_due and self._storage.failures) and not self._audience().is_nobody
+
     def locked(self) -> list[ModuleName]:
         """Entries that carried a lock when they were last looked at."""
         return self._states.locked()
