@@ -38,13 +38,13 @@ def identity(lock: Path) -> LockId | None:
 
 
 def is_hidden(lock: Path) -> bool:
-    """Whether nobody here may see if there is a lock: its folder is closed to us."""
+    """Whether nobody here may see if there is a lock: its folder is closed to us, or its file system fails."""
     try:
         os.lstat(lock)
-    except PermissionError:
-        return True
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError:
+        return True
     return False
 
 

@@ -278,6 +278,23 @@ async def test_a_lock_that_is_hidden_by_now_is_not_believed_to_be_gone(
     host.start()
 
 
+async def test_a_lock_that_the_file_system_does_not_show_for_a_moment_is_not_believed_to_be_gone(host: Host) -> None:
+    with naming(entries.module(2)) as process:
+        lock = host.make_lock()
+        host.keeper.took(host.place, lock, pid=process.pid, uid=os.getuid(), connection=1)
+        entry = host.lock.parent
+        away = entry.rename(entry.with_name("away"))
+        entry.symlink_to(entry.name)  # whatever is asked of it fails
+        host.keeper.unlocked(host.place)
+        host.keeper.released(host.place, lock)
+        await host.keeper._sweep()
+        assert host.keeper.facts(host.place)["pid"] == process.pid
+        entry.unlink()
+        away.rename(entry)
+        process.kill()
+        await until(lambda: not host.lock.exists(), "its end is seen")
+
+
 async def test_a_new_lock_is_not_taken_for_the_one_that_was_just_removed(host: Host) -> None:
     """Its maker may be quicker to tell us than the thread that removed the old one."""
     old = host.make_lock()
