@@ -81,13 +81,16 @@ class Ledger:
         """Write what was gathered, in one transaction; it is gathered again if that fails."""
         held, self._held = self._held, {}
         seen, self._seen = self._seen, {}
+        # From now on: a lock that goes while this is written has to be taken out again.
+        self._on_disk |= {place for place, kept in held.items() if kept is not None}
         try:
             await self._database.run(lambda connection: _write(connection, held.items(), seen.items()))
         except BaseException:
             self._held, self._seen = held | self._held, seen | self._seen
             raise
         for place, kept in held.items():
-            (self._on_disk.discard if kept is None else self._on_disk.add)(place)
+            if kept is None:
+                self._on_disk.discard(place)
         for place, sighting in seen.items():
             self._seen_on_disk.pop(place, None)
             if sighting is not None:

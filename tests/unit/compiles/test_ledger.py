@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -50,6 +50,23 @@ async def test_what_ends_before_it_is_written_is_never_written(database: Databas
     ledger.seen(PLACES[0], None)
     assert not ledger.is_dirty
     assert ledger.seen_places == set()
+
+
+async def test_what_ends_while_it_is_written_is_taken_out_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, write = Ledger(database), database.run
+    ledger.held(PLACES[0], HELD)
+
+    async def ends_meanwhile(work: Callable[[sqlite3.Connection], None]) -> None:
+        await write(work)
+        ledger.held(PLACES[0], None)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "run", ends_meanwhile)
+        await ledger.flush()
+    await ledger.flush()
+    assert (await asyncio.to_thread(Ledger(database).load))[0] == {}
 
 
 async def test_a_full_disk_forgets_nothing(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
