@@ -121,7 +121,10 @@ class HttpServer:
 def _connected(server: web.Server) -> asyncio.Protocol:
     """For a new connection; the oldest ones make room for it."""
     for oldest in server.connections[: 1 - _MAX_CONNECTIONS]:
+        transport = oldest.transport
         oldest.force_close()
+        if transport is not None:  # closing waits until all is read, by whoever may never read
+            transport.abort()
     return server()
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import json
 import re
+import select
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from neffd.config_values import Address
 from neffd.errors import NeffdError
 from neffd.metrics import Metrics
 from neffd.serve.http import HttpServer
+from tests.unit.waiting import until
 
 METRICS_PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
 
@@ -142,6 +147,30 @@ async def test_requests_that_never_end_keep_nobody_out(daemon: Daemon) -> None:
     assert not slow[-1][0].at_eof()
     for _, writer in slow:
         writer.close()
+
+
+def _has_come(client: socket.socket) -> bool:
+    return bool(select.select([client], [], [], 0)[0])
+
+
+async def test_answers_that_nobody_reads_keep_nobody_out() -> None:
+    source, loop = Source(), asyncio.get_running_loop()
+    source.facts = {"much": "x" * 2**24}  # more than fits into the sockets
+    server = HttpServer(source, Metrics())
+    address = await server.start("127.0.0.1", 0)
+    assert server._runner is not None
+    pages = server._runner.server
+    assert pages is not None
+    with contextlib.ExitStack() as clients:
+        for number in range(70):
+            client = clients.enter_context(socket.socket())
+            client.setblocking(False)
+            await loop.sock_connect(client, (address.host, address.port))
+            if number < 6:
+                await loop.sock_sendall(client, b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                await until(functools.partial(_has_come, client), "the answer comes")
+        await until(lambda: len(pages.connections) == 64, "the oldest are gone")
+        await server.stop()
 
 
 async def test_a_used_port_is_an_error_with_a_hint(daemon: Daemon) -> None:
