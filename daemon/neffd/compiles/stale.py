@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -144,7 +144,7 @@ class StaleLocks:
             while pids := (await self._in_worker(processes.naming, [place.name.key]))[place.name.key]:
                 self._at_work[place] = sorted(pids)
                 log.info("%s: %s, but these processes still work on it: %s", place.name, proof, sorted(pids))
-                while any(processes.names(pid, place.name.key) for pid in pids):  # noqa: ASYNC110, nobody tells us
+                while await self._in_worker(_any_names, pids, place.name.key):  # noqa: ASYNC110, nobody tells us
                     await asyncio.sleep(_LOOK_EVERY_S)
             removal = await self._in_worker(lockfile.remove, path, lock)
         except OSError as error:
@@ -170,6 +170,11 @@ class StaleLocks:
 
     async def _in_worker(self, work: Callable[..., _T], *args: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._workers, work, *args)
+
+
+def _any_names(pids: Iterable[int], key: str) -> bool:
+    """Whether one of them still names a module. Blocking: the arguments of one that hangs can be long in coming."""
+    return any(processes.names(pid, key) for pid in pids)
 
 
 def _is_old(age_s: float, suspect: Suspect) -> bool:

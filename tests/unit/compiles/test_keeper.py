@@ -10,6 +10,7 @@ import resource
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -426,6 +427,32 @@ async def test_a_lock_of_our_own_is_no_unknown_one(host: Host) -> None:
     host.start()
     await asyncio.to_thread(host.database.run_blocking, lambda connection: None)
     assert host.problems.status() == []
+
+
+async def test_a_process_whose_arguments_do_not_come_stops_nobody(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are read from its memory, and whoever reads waits for its locks."""
+    monkeypatch.setattr(processes, "_PROC", tmp_path / "proc")
+    arguments = tmp_path / "proc" / "4711" / "cmdline"
+    arguments.parent.mkdir(parents=True)
+    arguments.write_text(NAME.key)
+    lock, loop, turned = host.make_lock(), asyncio.get_running_loop(), threading.Event()
+    host.stale.clear(host.place, host.lock, lock, "its maker is gone")
+    await until(lambda: host.stale.at_work(host.place), "it is seen")
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "fifo").rename(arguments)
+
+    def answer_once_the_loop_has_turned() -> bool:
+        answers = os.open(arguments, os.O_WRONLY)  # as soon as somebody reads
+        loop.call_soon_threadsafe(turned.set)
+        has_turned = turned.wait(5)
+        arguments.unlink()
+        os.close(answers)
+        return has_turned
+
+    assert await asyncio.to_thread(answer_once_the_loop_has_turned)
+    await until(lambda: host.removed, "it is removed")
 
 
 async def test_without_permission_to_remove_it_is_reported(tmp_path: Path) -> None:
