@@ -98,6 +98,7 @@ def test_a_batch_is_two_calls(make_bucket_host: MakeBucketHost, hub: HubProcess)
         hub.reset_counters()
         for name in names:
             entries.write(host.cache, name, entries.files(name))
+        eventually(lambda: host.status()["remotes"][0]["journal"]["waiting"] == len(names), "all wait together")
         flush(host)
         assert hub.counters()["requests"][_BATCH] == 2
 

@@ -20,6 +20,7 @@ from tests.harness.files import below
 from tests.harness.waiting import eventually
 from tests.hub.process import HubProcess
 from tests.integration.hub.conftest import REPO, MakeHost
+from tests.integration.test_one_compile import held_up
 from tests.neuron.env import standin_env
 
 CONTENT = "GET /content/{store}/{key}"
@@ -147,11 +148,11 @@ def test_a_fetch_that_ends_during_a_compile_is_dropped(make_host: MakeHost, hub:
     with make_host("b", overrides={"fetch": {"stall_s": 60}}) as host:
         host.ask("prefetch", names=[trained], wait=False)
         eventually(lambda: host.status()["fetching"], "the fetch is under way")
-        trainer = start(host, hooked=False, compile_s=3)
-        eventually(lambda: below(host.cache, "*.lock"), "it compiles")
-        hub.clear_faults()
-        eventually(lambda: not host.status()["fetching"], "the fetch has ended")
-        assert below(host.cache, "*.lock"), "the compile has not"
+        trainer = start(host, hooked=False, compile_s=2)
+        with held_up(host):
+            hub.clear_faults()
+            eventually(lambda: not host.status()["fetching"], "the fetch has ended")
+            assert below(host.cache, "*.lock"), "the compile has not"
         (compiled,) = ended(trainer)
         assert compiled["compiled"]
         eventually(lambda: staged(host) == [], "the fetched copy is dropped")

@@ -252,7 +252,7 @@ async def test_a_rank_waits_for_nothing_that_is_prefetched(host: Host) -> None:
     await make_scarce(host)
     host.hub.add_fault("GET .*/xorb-data/", kind="stall", times=1)
     ahead = asyncio.ensure_future(host.get("n/large-0.neff", asker=Wanting(is_urgent=False)))  # noqa: TID251
-    await host.hub.wait_for_requests("GET /v2/reconstructions/{hash}")
+    await host.hub.wait_for_requests("GET /xorb-data/{hash}")
     await host.get("n/large-1.neff")
     assert not ahead.done()
     assert asked(host.hub, RESOLVE) == 0, "it came by Xet as well"
