@@ -38,13 +38,13 @@ def test_what_hangs_for_a_while_is_reported_until_it_goes_on(tmp_path: Path) -> 
 def test_a_scan_that_hangs_is_reported_for_its_directory_until_it_goes_on(tmp_path: Path) -> None:
     end = tmp_path / "end"
     with Daemon(tmp_path, command=COMMAND, environ={"HANG": f"scan:{end}"}) as host:
-        eventually(lambda: "scan-stuck" in _reasons(host), "it is said")
+        # On a slow machine a scan before it may have been said to hang, too.
+        eventually(lambda: "in wait\n" in host.log, "it is said, and the stack says where")
+        assert _reasons(host) == ["scan-stuck"]
         assert host.status()["problems"] == [], "everything else is well"
-        assert "a scan does not go on" in host.log
-        assert "in wait\n" in host.log, "the stack says where"
         end.touch()
         eventually(lambda: _reasons(host) == [], "it is over")
-        assert host.counter("neffd_stalls", "part=scan") == 1
+        assert host.counter("neffd_stalls", "part=scan") == host.log.count("a scan does not go on")
         assert host.stop() == 0
 
 
