@@ -41,7 +41,11 @@ class Session:
         self._launcher: Launcher | None = None
 
     def __enter__(self) -> Session:
-        self._shielded(self._enter)
+        try:
+            self._shielded(self._enter)
+        except BaseException:  # Ctrl-C, or the trainer's own time limit: who has not entered never leaves
+            self._leave()
+            raise
         return self
 
     def __exit__(
@@ -67,14 +71,20 @@ class Session:
             self._launcher.begin(prefetch=self._prefetch)
 
     def _exit(self) -> None:
-        text, self._text = self._text, None
-        if text is None:
-            return
-        INSTALLATION.run_changes()
-        _OPEN.leave(text)
-        launcher, self._launcher = self._launcher, None
+        launcher = self._leave()
         if launcher is not None and os.getpid() == self._pid:
             self.summary = launcher.end()
+
+    def _leave(self) -> Launcher | None:
+        """From here on nothing in this process belongs to the run; returns who has still to tell the daemon."""
+        text, self._text = self._text, None
+        launcher, self._launcher = self._launcher, None
+        if text is not None:
+            try:
+                INSTALLATION.run_changes()
+            finally:
+                _OPEN.leave(text)
+        return launcher
 
     def _shielded(self, do: Callable[[], None]) -> None:
         try:

@@ -33,7 +33,7 @@ OWN_LIMITS = [TimeoutError("the trainer's own limit"), RuntimeError("a worker ha
 
 
 @contextlib.contextmanager
-def handler(error: Exception) -> Iterator[None]:
+def handler(error: BaseException) -> Iterator[None]:
     """A handler of SIGUSR1 that raises."""
 
     def on_signal(*_: object) -> None:
@@ -120,8 +120,9 @@ def test_a_handler_need_not_be_a_function(handle: Any) -> None:
     assert not is_of_handler(raised.value)
 
 
-def test_what_it_raises_while_a_session_begins_reaches_the_trainer(
-    socket_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("error", [OWN_LIMITS[0], KeyboardInterrupt()], ids=lambda error: type(error).__name__)
+def test_what_it_raises_while_a_session_begins_reaches_the_trainer_and_there_is_no_run(
+    error: BaseException, socket_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def silent(peer: Peer) -> None:
         peer.read()
@@ -129,13 +130,15 @@ def test_what_it_raises_while_a_session_begins_reaches_the_trainer(
         until_it_leaves(peer)
 
     monkeypatch.setenv("NEURON_COMPILE_CACHE_URL", str(tmp_path))
-    with ScriptedDaemon(socket_path, silent) as daemon, handler(OWN_LIMITS[0]):
+    monkeypatch.delenv("NEFF_RUN", raising=False)
+    with ScriptedDaemon(socket_path, silent) as daemon, handler(error):
         monkeypatch.setenv("NEFFD_SOCKET", daemon.path)
         try:
             session = neff.session(config={"model_type": "llama"}, packages={}, batch_size=1)
-            with pytest.raises(TimeoutError) as raised, session:
+            with pytest.raises(type(error)) as raised, session:
                 pytest.fail("the limit was over before")
-            assert raised.value is OWN_LIMITS[0]
+            assert raised.value is error
+            assert "NEFF_RUN" not in os.environ, "what comes now is no part of a run that never began"
         finally:
             neff.uninstall()
 
