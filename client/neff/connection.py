@@ -13,6 +13,7 @@ from contextlib import suppress
 
 from neff import forks
 from neff.errors import LostError, RefusedError, SilentError, UnreachableError
+from neff.handlers import pass_on
 from neff.patience import FIRST_ANSWER_S, Patience
 from neff.protocol import (
     MAX_LINE_BYTES,
@@ -50,6 +51,7 @@ def connect(candidates: Sequence[str], greeting: Message, waits: Waits, limit_s:
         try:
             sock = _open_socket(path, waits, deadline_s)
         except OSError as error:
+            pass_on(error)
             failures.append((path, error))
             continue
         connection = Connection(sock, path, waits)
@@ -70,15 +72,20 @@ def post(candidates: Sequence[str], messages: Sequence[Message], waits: Waits) -
     lines = b"".join(map(encode, messages))
     sock = open_now(candidates, waits)
     if sock is not None:
-        with sock, suppress(OSError):
-            sock.send(lines, socket.MSG_NOSIGNAL)
+        with sock:
+            try:
+                sock.send(lines, socket.MSG_NOSIGNAL)
+            except OSError as error:
+                pass_on(error)
 
 
 def open_now(candidates: Sequence[str], waits: Waits) -> socket.socket | None:
     """A non-blocking socket of the first candidate that takes a connection without any wait."""
     for path in candidates:
-        with suppress(OSError):
+        try:
             return _open_socket(path, waits, waits.now_s())
+        except OSError as error:  # noqa: PERF203, of two
+            pass_on(error)
     return None
 
 
@@ -110,7 +117,8 @@ class Connection:
         self.close()
 
     def __del__(self) -> None:
-        self.close()
+        with suppress(AttributeError):  # ended by a signal while it was made
+            self.close()
 
     @property
     def is_closed(self) -> bool:
@@ -190,6 +198,7 @@ class Connection:
         except BlockingIOError:
             return 0
         except OSError as error:
+            pass_on(error)
             raise self._lost(error.strerror or str(error)) from None
 
     def _receive(self, deadline_s: float) -> Message:
@@ -213,6 +222,7 @@ class Connection:
         except BlockingIOError:
             return b""
         except OSError as error:
+            pass_on(error)
             raise self._lost(error.strerror or str(error)) from None
         if not chunk:
             raise self._lost("closed by the daemon")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from neff._version import __version__
+from neff.handlers import pass_on
 from neff.hubrepo import custom_repo
 from neff.protocol import MAX_TEXT_CHARS, PROTOCOL_VERSION, Message
 from neff.runs import marker
@@ -61,7 +62,8 @@ def identity_of(root: str) -> Identity:
     """(device, inode) of the directory, which tell it under any of its paths."""
     try:
         stat = os.stat(root)
-    except OSError:
+    except OSError as error:
+        pass_on(error)
         return None, None
     return stat.st_dev, stat.st_ino
 
@@ -78,7 +80,8 @@ def _program() -> Message:
             drawn = file.read()  # addresses that each start of a program draws anew
         with open("/proc/self/stat", encoding="ascii", errors="replace") as file:
             started = int(file.read().rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError, IndexError) as error:
+        pass_on(error)
         return {}
     return {"program": {"number": crc32(drawn), "started": started, "at_ns": time.monotonic_ns()}} if drawn else {}
 

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import functools
 import signal
-import traceback
+from collections.abc import Iterator
 from types import CodeType
+
+from neff.errors import HandlerError
+
+
+def pass_on(error: Exception) -> None:
+    """Raise HandlerError where `error`, which the caller is about to deal with, is none of its own."""
+    # What is raised by the very lines that caught it has no frame below them.
+    if error.__traceback__ is not None and error.__traceback__.tb_next is not None and is_of_handler(error):
+        raise HandlerError(error) from None
 
 
 def is_of_handler(error: BaseException) -> bool:
     """Whether one of the signal handlers that are set now raised `error`, or called what did."""
     codes = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
-    return any(frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(code in codes for code in _codes_of(error))
+
+
+def _codes_of(error: BaseException) -> Iterator[CodeType]:
+    trace = error.__traceback__
+    while trace is not None:
+        yield trace.tb_frame.f_code
+        trace = trace.tb_next
 
 
 def _code_of(handler: object) -> CodeType | None:

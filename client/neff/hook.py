@@ -19,7 +19,7 @@ from neff import forks
 from neff.asking import Asker
 from neff.cachedir import local_path
 from neff.errors import HandlerError
-from neff.handlers import is_of_handler
+from neff.handlers import is_of_handler, pass_on
 from neff.keys import LockId, ModuleName, is_module_key, is_namespace, ready_mark
 from neff.notices import Notices
 from neff.protocol import READY
@@ -354,7 +354,8 @@ def _lock_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> LockId | None:
         return None
     try:
         facts = os.lstat(path + ".lock")
-    except OSError:
+    except OSError as error:
+        pass_on(error)
         return None
     return LockId(facts.st_ino, facts.st_ctime_ns)
 

@@ -6,6 +6,8 @@ import os
 import re
 from collections.abc import Mapping
 
+from neff.handlers import pass_on
+
 _SAVED_NAME = "optimum_neuron_custom_cache"
 # `name` or `organisation/name`; the Hub allows 96 characters for each.
 _REPO_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
@@ -47,7 +49,8 @@ def _read(path: str) -> str:
     try:
         with open(path, "rb") as file:
             return file.read(_READ_AT_MOST_BYTES).decode(errors="replace")
-    except OSError:
+    except OSError as error:
+        pass_on(error)
         return ""
 
 

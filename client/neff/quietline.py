@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from neff.connection import open_now
 from neff.errors import LostError
+from neff.handlers import pass_on
 from neff.protocol import MAX_LINE_BYTES, Message, ProtocolError, decode, encode
 from neff.waits import Waits
 
@@ -75,6 +76,7 @@ class QuietLine:
         except BlockingIOError:
             return b""
         except OSError as error:
+            pass_on(error)
             raise self._lost(str(error)) from None
         if not chunk:
             raise self._lost("closed by the daemon")
@@ -85,6 +87,7 @@ class QuietLine:
         try:
             sent = self._socket.send(line, socket.MSG_NOSIGNAL)
         except OSError as error:  # a full buffer too
+            pass_on(error)
             raise self._lost(str(error)) from None
         if sent != len(line):
             raise self._lost("the daemon reads nothing")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from neff import forks
+from neff.handlers import pass_on
 from neff.keys import ModuleName, is_module_key, is_namespace
 
 RUN_DIR = "NEFF_RUN_DIR"
@@ -108,7 +109,8 @@ class Tally:
                 os.write(fd, encode(event))
             finally:
                 os.close(fd)
-        except OSError:  # the run is over, the disk full, or this process another user's by now
+        except OSError as error:  # the run is over, the disk full, or this process another user's by now
+            pass_on(error)
             self._folder = None
 
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from neff import forks, greeting
 from neff.backoff import BackOff
 from neff.connection import post, socket_candidates
-from neff.errors import LostError
+from neff.errors import HandlerError, LostError
 from neff.keys import ModuleName
 from neff.protocol import Message
 from neff.quietline import QuietLine
@@ -104,7 +104,7 @@ class UsedReports:
     def _at_exit(self) -> None:
         try:
             self.finish()
-        except Exception:  # whatever it is, nobody can do anything about it any more
+        except (Exception, HandlerError):  # whatever it is, nobody can do anything about it any more
             return
 
     def _send(self, root: str, now_s: float) -> None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from neff.handlers import pass_on
 from neff.keys import is_run_key
 from neff.protocol import MAX_TEXT_CHARS, Message, safe_text
 
@@ -122,5 +123,6 @@ def _started(pid: int) -> str:
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             return file.read().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
+    except (OSError, IndexError) as error:
+        pass_on(error)
         return ""

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from neff.handlers import pass_on
 from neff.hubrepo import hf_home, is_repo_id
 
 # Its content, or where it is.
@@ -93,7 +94,8 @@ def _cached(name: str, environ: Mapping[str, str]) -> str:
     try:
         with open(os.path.join(folder, "refs", "main"), encoding="ascii") as file:
             revision = file.read(1_000).strip()
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        pass_on(error)
         revision = ""
     if _REVISION.fullmatch(revision) is None:
         raise ModelConfigError(f"no {_FILE} of {name} in {cache}: `hf download {name} {_FILE}` brings it")
@@ -105,12 +107,14 @@ def _read(path: str, of: str) -> dict[str, Any]:
         with open(path, "rb") as file:
             data = file.read(_MOST_BYTES + 1)
     except OSError as error:
+        pass_on(error)
         raise ModelConfigError(f"no {_FILE} of {of}: {path}: {error.strerror}") from None
     if len(data) > _MOST_BYTES:
         raise ModelConfigError(f"{path} is too large for a configuration")
     try:
         config = json.loads(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as error:
+        pass_on(error)
         config = None
     if not isinstance(config, dict):
         raise ModelConfigError(f"{path} is no JSON object")

@@ -126,8 +126,9 @@ class _OpenRuns:
     def leave(self, text: str) -> None:
         """A run ends, in whatever order; the environment names the innermost that is left, or what was there first."""
         with self._lock:
-            if text in self._texts:
-                self._texts.remove(text)
+            if text not in self._texts:
+                return  # ended by a signal before it was noted
+            self._texts.remove(text)
             rest = self._texts[-1] if self._texts else self._before
             if rest is None:
                 os.environ.pop(marker.VARIABLE, None)

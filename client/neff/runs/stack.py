@@ -10,6 +10,8 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
+from neff.handlers import pass_on
+
 # What builds the graph: another version of these may build another one.
 PACKAGES = (
     "jax",
@@ -54,7 +56,8 @@ def versions(names: Iterable[str], python: str | None = None) -> dict[str, str]:
         try:
             first = next(iter(importlib.metadata.distributions(name=name, path=list(path))), None)
             version = None if first is None else first.version
-        except Exception:  # a package whose metadata is broken has no version that could be told
+        except Exception as error:  # a package whose metadata is broken has no version that could be told
+            pass_on(error)
             continue
         if isinstance(version, str) and version:
             found[name] = version
@@ -71,7 +74,8 @@ def host_target() -> str | None:
     try:
         with open(_PRODUCT_NAME, encoding="ascii", errors="replace") as file:
             return _TARGETS.get(file.read(100).strip().partition(".")[0])
-    except OSError:
+    except OSError as error:
+        pass_on(error)
         return None
 
 
