@@ -7,6 +7,7 @@ socket's buffer or stays for the next time, there is no thread, and without a da
 from __future__ import annotations
 
 import atexit
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -63,6 +64,10 @@ class UsedReports:
 
     def after_fork_in_child(self) -> None:
         """What the parent noted is the parent's to tell."""
+        self._is_registered = False
+        self._leave()
+
+    def _leave(self) -> None:
         lines = list(self._lines.values())
         self._start_anew()
         for line in lines:
@@ -90,7 +95,7 @@ class UsedReports:
         """Leave with the daemon what is left, and begin anew: this process, or its run, is over."""
         for root in list(self._waiting):
             self._exclusively(self._post, root, self._waits.now_s())
-        self.after_fork_in_child()
+        self._leave()
 
     def _exclusively(self, do: Callable[[str, float], None], root: str, now_s: float) -> None:
         """Not while a message is on its way, from another thread or below a signal handler: the next time will do."""
@@ -101,6 +106,16 @@ class UsedReports:
         finally:
             self._lock.release()
 
+    def _register(self) -> None:
+        """Have the rest told at the end of this process, once."""
+        self._is_registered = True
+        atexit.unregister(self._at_exit)  # the parent's
+        atexit.register(self._at_exit)
+        # What this forks ends without `atexit`.
+        process, util = (sys.modules.get(f"multiprocessing.{name}") for name in ("process", "util"))
+        if process is not None and util is not None and process.parent_process() is not None:
+            util.Finalize(None, self._at_exit, exitpriority=0)
+
     def _at_exit(self) -> None:
         try:
             self.finish()
@@ -109,8 +124,7 @@ class UsedReports:
 
     def _send(self, root: str, now_s: float) -> None:
         if not self._is_registered:
-            self._is_registered = True
-            atexit.register(self._at_exit)
+            self._register()
         try:
             line = self._line(root, now_s)
             if line is None or line.heard() is None:

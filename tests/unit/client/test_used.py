@@ -336,3 +336,33 @@ def test_a_trainer_with_local_hits_alone(socket_path: Path, tmp_path: Path, with
     with ScriptedDaemon(socket_path, serving(seen, {}, capabilities=USED)):
         assert run() == ("", "")
     assert sorted(key for _, key, _ in _reports(seen)) == keys
+
+
+_WORKERS = """
+import multiprocessing, sys, neff
+neff.install()
+from libneuronxla.neuron_cc_cache import CacheUrl, create_compile_cache
+cache = create_compile_cache(CacheUrl.get_cache_url())
+def find(*keys):
+    for key in keys:
+        assert cache.exists(f"{sys.argv[1]}/{key}/model.done")
+find(sys.argv[2])
+worker = multiprocessing.get_context("fork").Process(target=find, args=sys.argv[3:])
+worker.start()
+worker.join()
+assert worker.exitcode == 0
+"""
+
+
+def test_what_a_worker_forked_by_multiprocessing_found_is_told_too(socket_path: Path, tmp_path: Path) -> None:
+    keys = [f"MODULE_{number}+e30acd3a" for number in range(3)]
+    for key in keys:
+        (tmp_path / MODERN / key).mkdir(parents=True)
+        (tmp_path / MODERN / key / "model.done").touch()
+    seen: list[Message] = []
+    with ScriptedDaemon(socket_path, serving(seen, {}, capabilities=USED)):
+        words = [sys.executable, "-c", _WORKERS, str(tmp_path / MODERN), *keys]
+        env = {**standin_env(tmp_path), "NEFFD_SOCKET": str(socket_path)}
+        done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=30, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert sorted(key for _, key, _ in _reports(seen)) == keys
