@@ -30,6 +30,7 @@ from neff.waits import Waits
 _CHUNK_BYTES = 65_536
 # A full queue of waiting connections cannot be polled for; look again this often.
 _BUSY_RETRY_S = 0.02
+_STDERR = 2
 
 
 def socket_candidates(given: str | None, environ: Mapping[str, str] | None = None) -> list[str]:
@@ -243,7 +244,7 @@ def _open_socket(path: str, waits: Waits, deadline_s: float) -> socket.socket:
     length_bytes = len(os.fsencode(path))
     if length_bytes > MAX_SOCKET_PATH_BYTES:
         raise OSError(f"a socket path of {length_bytes} bytes, at most {MAX_SOCKET_PATH_BYTES} are possible")
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = _make_socket()
     try:
         sock.setblocking(False)
         while not _is_connected(sock, path):
@@ -255,6 +256,17 @@ def _open_socket(path: str, waits: Waits, deadline_s: float) -> socket.socket:
     except BaseException:
         sock.close()
         raise
+
+
+def _make_socket() -> socket.socket:
+    """Never under the number of a standard stream that is closed: what is printed there would go to the daemon."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    if sock.fileno() > _STDERR:
+        return sock
+    import fcntl  # only here
+
+    with sock:
+        return socket.socket(fileno=fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, _STDERR + 1))
 
 
 def _is_connected(sock: socket.socket, path: str) -> bool:

@@ -17,6 +17,7 @@ from neff.patience import CONNECT_S, FetchPatience
 from neff.protocol import MAX_LINE_BYTES, Message
 from neff.waits import Waits
 from tests.unit.client.recording import RecordedWaits
+from tests.unit.client.running import CLIENT, environment, finished, python
 from tests.unit.client.scripted import HELLO, Peer, Script, ScriptedDaemon
 
 LIMIT_S = 5.0
@@ -71,6 +72,24 @@ def test_sockets_are_not_inherited_by_programs(socket_path: Path) -> None:
         connection.close()
         connection.close()
         assert connection.is_closed
+
+
+_WITHOUT_STREAMS = """
+import os, sys
+from neff.connection import open_now
+from neff.waits import Waits
+waits = Waits()
+os.closerange(0, 3)
+sock = open_now(sys.argv[1:], waits)
+is_apart = not any(os.path.exists(f"/proc/self/fd/{stream}") for stream in range(3))
+os._exit(0 if is_apart and sock.fileno() > 2 and not sock.get_inheritable() and not sock.getblocking() else 1)
+"""
+
+
+def test_the_number_of_a_closed_standard_stream_is_not_taken(socket_path: Path) -> None:
+    with ScriptedDaemon(socket_path, Peer.hang):
+        done = finished(python(_WITHOUT_STREAMS, str(socket_path)), environment(PYTHONPATH=str(CLIENT)))
+    assert done.returncode == 0
 
 
 def test_a_daemon_that_does_not_greet_is_waited_for_once(socket_path: Path) -> None:
