@@ -340,7 +340,10 @@ class Asker:
     def _contact(self, hello: dict[str, object], started_s: float) -> Connection:
         # Bounded, also because a signal handler may ask in the middle of this thread's own attempt.
         began_s = self._waits.now_s()
-        if not self._contact_lock.acquire(timeout=2 * CONNECT_S):
+        turn = self._contact_lock
+        if not turn.acquire(timeout=2 * CONNECT_S):
+            # A signal may have ended its holder before it could be given back: the next one has another.
+            self._contact_lock = threading.Lock()
             self._account(began_s)
             raise _NotNowError("busy", "other threads are connecting")
         try:
@@ -359,7 +362,7 @@ class Asker:
             self._leave_alone(error, started_s)
             raise
         finally:
-            self._contact_lock.release()
+            turn.release()
             self._account(began_s)
         with self._state_lock:
             self._open.add(connection)

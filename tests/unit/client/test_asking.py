@@ -505,6 +505,15 @@ def test_ctrl_c_passes_and_leaves_a_usable_state(socket_path: Path) -> None:
     assert daemon.connections == 2
 
 
+def test_a_turn_that_is_never_given_back_costs_one_question(socket_path: Path) -> None:
+    with ScriptedDaemon(socket_path, answering(_ready, [])) as daemon:
+        asker = Asker(daemon.path)
+        asker._contact_lock.acquire()  # by whom a signal ended in that very moment
+        assert not asker.is_ready(ROOT, _name(1), holding=False)
+        assert asker.is_ready(ROOT, _name(2), holding=False)
+        asker.close()
+
+
 def _in_child(check: Callable[[], bool]) -> bool:
     """Run `check` in a forked child that ends without the parent's clean-up."""
     pid = os.fork()
