@@ -25,6 +25,8 @@ from neff.used import UsedReports
 from tests.unit.client.hooked import MODERN
 from tests.unit.client.scripted import Peer, ScriptedDaemon
 
+# After these Python looks whether a signal has come.
+_CHECKED = ("CALL", "JUMP_BACKWARD", "JUMP_ABSOLUTE")
 _OURS = str(Path(neff.__file__).parent)
 _CAPABLE = ["resolve", "holding", "released", "wait", "used", "run-ended", "plan", "prefetch"]
 
@@ -42,6 +44,7 @@ class Instant:
 
     def __enter__(self) -> Instant:
         self._before = sys.gettrace()
+        sys._getframe().f_trace_opcodes = True  # Python 3.12 wants one before it traces any
         sys.settrace(self._call)
         return self
 
@@ -59,7 +62,8 @@ class Instant:
         def step(frame: FrameType, event: str, argument: object) -> Any:
             nonlocal previous
             if event == "opcode" and self.where is None:
-                if previous.startswith(("CALL", "JUMP_BACKWARD", "JUMP_ABSOLUTE")):
+                # What stands in no line is how Python ends a generator.
+                if frame.f_lineno and previous.startswith(_CHECKED) and not previous.startswith("CALL_INTRINSIC"):
                     self._reach(frame)
                 previous = dis.opname[code[frame.f_lasti]]
             return step
