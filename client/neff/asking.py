@@ -355,6 +355,7 @@ class Asker:
             if failures:
                 hello = {**hello, "failures": failures}
             connection = connect(socket_candidates(self.socket_path), hello, self._waits, CONNECT_S)
+            self._are_told(failures)  # before the next thread greets: each failure is told once
         except _NotNowError:
             raise
         except DaemonError as error:
@@ -366,19 +367,21 @@ class Asker:
             self._account(began_s)
         with self._state_lock:
             self._open.add(connection)
-        self._introduce(connection, str(hello["root"]), failures)
+        self._introduce(connection, str(hello["root"]))
         if connection.reason is not None:
             text = _CANNOT_SERVE.get(connection.reason, "the daemon at {path} cannot serve as asked")
             self._notices.say(connection.reason, text.format(path=connection.path, root=hello["root"]))
         return connection
 
-    def _introduce(self, connection: Connection, root: str, failures: dict[str, int]) -> None:
-        """What a daemon that has just greeted does not know yet, and what it now knows."""
+    def _are_told(self, failures: dict[str, int]) -> None:
         with self._state_lock:
             for reason, count in failures.items():
                 self._failures[reason] -= count
                 if not self._failures[reason]:
                     del self._failures[reason]
+
+    def _introduce(self, connection: Connection, root: str) -> None:
+        """What a daemon that has just greeted does not know yet."""
         for (of_root, _), told in list(self._locks.items()):
             if of_root == root and not connection.is_closed:
                 try:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from neff.asking import Asker
+from neff.connection import Connection
 from neff.keys import LockId, ModuleName
 from neff.protocol import FREE, READY, Message
 from tests.unit.client.recording import RecordedWaits
@@ -17,6 +19,7 @@ from tests.unit.client.scripted import Peer, Script, ScriptedDaemon
 
 ROOT = "/cache"
 NAME = ModuleName("neuronxcc-2.20.9961.0+0acef03a", "MODULE_1+e30acd3a")
+OTHER = ModuleName(NAME.namespace, "MODULE_2+e30acd3a")
 LOCK = LockId(7, 8)
 CAPABLE = {"capabilities": ["resolve", "holding", "released", "wait"]}
 COMPILING: Message = {
@@ -289,3 +292,27 @@ def test_failures_are_told_with_the_next_greeting_once(socket_path: Path) -> Non
         asker.close()
     greetings: list[Any] = [message for message in seen if "op" not in message]
     assert [greeting.get("failures") for greeting in greetings] == [{"no-daemon": 2}, None]
+
+
+def test_failures_are_told_once_where_threads_greet_one_behind_the_other(
+    socket_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Message] = []
+    greeted, introduce = threading.Event(), Asker._introduce
+
+    def behind(asker: Asker, connection: Connection, *rest: Any) -> None:
+        if not greeted.is_set():  # the first has greeted: the second does now, and is through before it goes on
+            greeted.set()
+            other = threading.Thread(target=asker.wait_for_lock, args=(ROOT, OTHER))
+            other.start()
+            other.join(10)
+        introduce(asker, connection, *rest)
+
+    monkeypatch.setattr(Asker, "_introduce", behind)
+    with ScriptedDaemon(socket_path, waited({"state": FREE, "done": True}, seen=seen)) as daemon:
+        asker = Asker(daemon.path)
+        asker.count_failure("too-slow")
+        assert asker.wait_for_lock(ROOT, NAME) == FREE
+        asker.close()
+    greetings: list[Any] = [message for message in seen if "op" not in message]
+    assert [greeting.get("failures") for greeting in greetings] == [{"too-slow": 1}, None]
