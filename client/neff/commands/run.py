@@ -103,7 +103,9 @@ def _run(args: argparse.Namespace) -> int:
         if ingredients.is_named(args):
             launcher, named = _named_run(args, {**os.environ, **added})
             added |= named
-        status = process.Child(args.argv, {**os.environ, **added}).wait()
+        child = process.Child(args.argv, {**os.environ, **added})
+        with environment.kept(folder):  # behind the start, which waits for no file server's locks
+            status = child.wait()
         counted = None if folder is None else _counted(folder.path)
     finally:
         saved_s = _saved_s(launcher)
@@ -155,7 +157,8 @@ def _saved_s(launcher: Launcher | None) -> float | None:
 
 def _counted(folder: str) -> counts.Counts | None:
     try:
-        return counts.read(folder)
+        # Temporary files may have been cleared, or the user logged out: that is not the same as no graphs.
+        return counts.read(folder) if os.path.isdir(folder) else None
     except Exception:  # whatever it is, the command has ended, and how it ended counts
         return None
 
@@ -163,7 +166,7 @@ def _counted(folder: str) -> counts.Counts | None:
 def _write_summary(path: str, counted: counts.Counts | None, exit_code: int) -> None:
     try:
         if counted is None:
-            raise OSError(errno.EIO, "nothing could be counted: is there a place for temporary files?")
+            raise OSError(errno.EIO, "nothing could be counted: is there a place where temporary files stay?")
         with open(path, "w", encoding="utf-8") as file:
             summary = {"schema": 1, "exit_code": exit_code, **counted.as_dict(), "modules": counted.modules()}
             json.dump(summary, file, indent=2)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from neff.tally import RUN_DIR
@@ -18,6 +19,21 @@ class RunFolder(NamedTuple):
 
     path: str
     is_nested: bool
+
+
+@contextmanager
+def kept(folder: RunFolder | None) -> Iterator[None]:
+    """Meanwhile who clears old temporary files leaves the folder alone: systemd-tmpfiles passes over a locked one."""
+    fd = -1
+    if folder is not None:
+        with suppress(OSError):
+            fd = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    try:
+        yield
+    finally:
+        if fd >= 0:
+            os.close(fd)
 
 
 def is_disabled(environ: Mapping[str, str]) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from neff import exitcodes
 from neff.commands.run import split
-from neff.launch.environment import RunFolder, additions, make_run_folder, python_path
+from neff.launch.environment import RunFolder, additions, kept, make_run_folder, python_path
 from tests.unit.client.running import SITE, environment, finished, neff_run
 from tests.unit.client.scripted import Peer, ScriptedDaemon
 
@@ -117,6 +119,34 @@ def test_the_summary_goes_where_it_was_asked_for_and_its_failure_costs_nothing(t
     done = finished(neff_run("--summary-json", tmp_path / "no" / "sum.json", "false"))
     assert done.returncode == 1
     assert done.stderr.startswith(b"neff: no summary in ")
+
+
+def test_who_clears_temporary_files_passes_over_a_folder_that_is_kept(tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        # As systemd-tmpfiles does before it looks inside.
+        with kept(RunFolder(str(tmp_path), False)), pytest.raises(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with kept(RunFolder(str(tmp_path), False)), kept(RunFolder(str(tmp_path / "gone"), False)), kept(None):
+            pass  # nor is it waited for
+    finally:
+        os.close(fd)
+
+
+def test_the_folder_of_a_run_is_kept_while_its_command_runs(tmp_path: Path) -> None:
+    seen = 'ls -l "/proc/$PPID/fd" | grep -q "$NEFF_RUN_DIR\\$"'
+    waits = f'until {seen}; do test -d "/proc/$PPID" || exit; sleep 0.01; done'
+    done = finished(neff_run("--", "sh", "-c", waits), environment(XDG_RUNTIME_DIR=str(tmp_path)))
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_folder_that_was_removed_meanwhile_is_not_told_as_no_graphs(tmp_path: Path) -> None:
+    summary = tmp_path / "sum.json"
+    done = finished(neff_run("--summary-json", summary, "sh", "-c", 'rm -r "$NEFF_RUN_DIR"; exit 3'))
+    assert (done.returncode, summary.exists()) == (3, False)
+    assert done.stderr.startswith(b"neff: no summary in ")
+    assert b"nothing could be counted" in done.stderr
 
 
 def test_waiting_for_the_daemon(socket_path: Path) -> None:
