@@ -18,7 +18,7 @@ from neffd.metrics import Metrics
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-CONNECTIONS, FLUSHES = "too-many-connections", "too-many-flushes"
+CONNECTIONS, FLUSHES, STORIES = "too-many-connections", "too-many-flushes", "too-many-stories"
 GUESSES, PREFETCHES = "too-many-guesses", "too-many-prefetches"
 RUNS, MODULES, PINS = "too-many-runs", "too-many-modules", "too-many-pins"
 
@@ -30,6 +30,8 @@ MAX_PREFETCHES, MAX_COMPILERS = 32, 1
 GUESSES_IN_A_ROW, GUESS_EVERY_S = 128, 1.0
 # What looks at every entry now, and sends what waits before its time: an hour's commits are for all.
 MAX_FLUSHES, FLUSHES_IN_A_ROW, FLUSH_EVERY_S = 8, 8, 60.0
+# Each may look at the name of every entry.
+MAX_STORIES = 8
 _ENOUGH_FILES = 65_536
 _SHOWN_S = 3600.0
 _MOST_SHOWN = 50
@@ -110,6 +112,7 @@ class Limits:
         self.prefetches = Share(each=MAX_PREFETCHES)
         self.compilers = Share(each=MAX_COMPILERS)
         self.flushes = Share(each=MAX_FLUSHES)
+        self.stories = Share(each=MAX_STORIES)
         self._guesses = Allowance(GUESSES_IN_A_ROW, GUESS_EVERY_S, clock)
         self._hurries = Allowance(FLUSHES_IN_A_ROW, FLUSH_EVERY_S, clock)
 

@@ -252,7 +252,7 @@ class Service:
         locks = of_keeper(self._keeper, waits=self._config.locks.wait)
         operations: dict[str, Operation] = {
             **standard(answers),
-            "why": Why(self._shared.care),
+            "why": Why(self._shared.care, answers.limits),
             **locks,
             **of_runs(self._jobs),
         }

@@ -15,7 +15,7 @@ import pytest
 from neff.keys import LockId, ModuleName
 from neff.protocol import Message
 from neffd.fetch.flight import Answer, Flight
-from neffd.limits import Limits
+from neffd.limits import MAX_STORIES, STORIES, Limits
 from neffd.metrics import Metrics
 from neffd.serve.operations.resolve import resolve
 from neffd.serve.operations.why import Why
@@ -40,6 +40,7 @@ class Host:
         self.told: list[tuple[Session, ModuleName, Answer]] = []
         self.fails = False
         self.more: dict[str, Any] = {}
+        self.is_slow: asyncio.Event | None = None
 
     def find_root(self, hello: Message) -> tuple[Resolver | None, str | None, str | None]:
         return self, "/cache", None
@@ -55,6 +56,8 @@ class Host:
         return answer if answer.ready else dataclasses.replace(answer, reason="failed-before", text="how")
 
     async def why(self, text: str) -> Message:
+        if self.is_slow is not None:
+            await self.is_slow.wait()
         if self.fails:
             raise sqlite3.OperationalError("disk I/O error")
         return {"name": text, "known": True, **self.more}
@@ -62,7 +65,7 @@ class Host:
 
 @contextlib.asynccontextmanager
 async def connected(host: Host, path: Path, hello: dict[str, Any]) -> AsyncIterator[Client]:
-    operations: dict[str, Operation] = {"resolve": resolve, "why": Why(host)}
+    operations: dict[str, Operation] = {"resolve": resolve, "why": Why(host, host.limits)}
     server = await asyncio.get_running_loop().create_unix_server(
         lambda: Session(host, operations, host.tell), str(path)
     )
@@ -86,6 +89,20 @@ async def test_a_story_is_told(tmp_path: Path) -> None:
         host.fails = True
         (answer,) = await client.ask({"id": 2, "op": "why", "name": "MODULE_1"})
         assert answer["error"]["code"] == "unavailable"
+
+
+async def test_one_user_has_so_many_stories_told_at_a_time(tmp_path: Path) -> None:
+    host = Host()
+    host.limits = Limits(host.metrics, Clock(), apart=())
+    host.is_slow = asyncio.Event()
+    async with connected(host, tmp_path / "sock", {}) as client:
+        client.send(*({"id": number, "op": "why", "name": "MODULE_1"} for number in range(MAX_STORIES + 1)))
+        answer = await client.receive()
+        assert (answer["id"], answer["error"]["code"]) == (MAX_STORIES, "too-many")
+        host.is_slow.set()
+        assert all([(await client.receive())["done"] for _ in range(MAX_STORIES)])
+        assert (await client.ask({"id": 99, "op": "why", "name": "MODULE_1"}))[-1]["done"]
+    assert [row["reason"] for row in host.limits.status()] == [STORIES]
 
 
 async def test_of_a_story_that_is_too_long_the_newest_events_are_told(tmp_path: Path) -> None:

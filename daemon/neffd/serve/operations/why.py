@@ -9,6 +9,7 @@ from typing import Protocol
 
 from neff import protocol
 from neff.protocol import Message, ProtocolError, safe_text
+from neffd.limits import MAX_STORIES, STORIES, Limits
 from neffd.serve.session import BadRequest, Session
 
 log = logging.getLogger(__name__)
@@ -26,8 +27,9 @@ class StoryTeller(Protocol):
 class Why:
     """The operation."""
 
-    def __init__(self, teller: StoryTeller) -> None:
+    def __init__(self, teller: StoryTeller, limits: Limits) -> None:
         self._teller = teller
+        self._limits = limits
 
     def __call__(self, session: Session, number: int, message: Message) -> None:
         name = message.get("name")
@@ -36,11 +38,16 @@ class Why:
         session.start(number, self._tell(session, number, name), "why")
 
     async def _tell(self, session: Session, number: int, name: str) -> None:
+        limits = self._limits
+        if not limits.take(limits.stories, session.uid, STORIES):
+            return session.error(number, "too-many", f"{MAX_STORIES} such questions of this user are open already")
         try:
             story = await self._teller.why(name)
         except (OSError, sqlite3.Error) as error:
             log.warning("why %s: %s", safe_text(name), error)
             return session.error(number, "unavailable", "the daemon's database or cache directory cannot be read")
+        finally:
+            limits.give_back(limits.stories, session.uid)
         session.reply(number, why=_fitting(story), done=True)
         return None
 
