@@ -26,7 +26,7 @@ RUNS, MODULES, PINS = "too-many-runs", "too-many-modules", "too-many-pins"
 MAX_CONNECTIONS = 2_048
 # Prefetches under way that somebody has asked for; a compiler version is all that there is.
 MAX_PREFETCHES, MAX_COMPILERS = 32, 1
-# Each asks remotes what runs of a key used: their quota is for all.
+# Each asks remotes what runs of a key used, or under which names they hold a key: their quota is for all.
 GUESSES_IN_A_ROW, GUESS_EVERY_S = 128, 1.0
 # What looks at every entry now, and sends what waits before its time: an hour's commits are for all.
 MAX_FLUSHES, FLUSHES_IN_A_ROW, FLUSH_EVERY_S = 8, 8, 60.0

@@ -22,7 +22,7 @@ from neff.protocol import Message
 from neffd.compiles import lockfile
 from neffd.fetch.flight import READY_HERE, Answer, Flight
 from neffd.layouts import xla
-from neffd.limits import FLUSH_EVERY_S, FLUSHES_IN_A_ROW, MAX_FLUSHES, Limits, Share
+from neffd.limits import FLUSH_EVERY_S, FLUSHES_IN_A_ROW, GUESS_EVERY_S, GUESSES_IN_A_ROW, MAX_FLUSHES, Limits, Share
 from neffd.metrics import Metrics
 from neffd.runs.identity import Identity
 from neffd.runs.plans import Expected
@@ -518,6 +518,21 @@ async def test_what_one_user_asks_beyond_its_limits_is_refused(served: Served) -
         assert (await client.ask({"id": 4, **everything}))[-1].get("error") is None
         await until(lambda: limits.compilers.has_room(os.getuid()), "brought behind")
     assert {row["reason"]: row["times"] for row in limits.status()} == {"too-many-prefetches": 1}
+
+
+async def test_who_has_bare_keys_looked_for_again_and_again_is_refused(served: Served) -> None:
+    """Each such look asks every remote anew."""
+    limits = served.host.limits = Limits(served.host.metrics, served.host.clock, apart=())
+    served.host.answers = {NAME.key: READY_HERE}
+    async with served.client() as client:
+        for number in range(GUESSES_IN_A_ROW):
+            assert (await client.ask({"id": number, "op": "prefetch", "names": [NAME.key]}))[-1].get("done")
+        (answer,) = await client.ask({"id": 200, "op": "prefetch", "names": [NAME.key]})
+        assert answer["error"]["code"] == "too-many"
+        assert (await client.ask({"id": 201, "op": "prefetch", "names": [str(NAME)]}))[-1].get("done")
+        served.host.clock.pass_s(GUESS_EVERY_S)
+        assert (await client.ask({"id": 202, "op": "prefetch", "names": [NAME.key]}))[-1].get("done")
+    assert {row["reason"]: row["times"] for row in limits.status()} == {"too-many-guesses": 1}
 
 
 async def test_who_flushes_again_and_again_waits_like_everybody(served: Served) -> None:

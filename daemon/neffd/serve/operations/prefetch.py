@@ -39,6 +39,8 @@ class Prefetch:
         began_at = time.perf_counter()
         flights: dict[str, Flight] = {}
         bare = [text for text in names if is_module_key(text)]
+        if bare and not self._finder.limits.may_guess(session.uid):
+            return session.error(number, "too-many", "this user has asked too much of that kind lately")
         full_names = await self._finder.full_names(bare) if bare else {}
         for text in names:
             answer = self._ask(session, text, full_names)
@@ -49,6 +51,7 @@ class Prefetch:
             else:
                 session.reply(number, name=text, **progress(answer))
         await follow(session, number, "name", flights, began_at)
+        return None
 
     def _ask(self, session: Session, text: str, full_names: dict[str, list[ModuleName]]) -> Answer | Flight:
         """`full_names` are those of the bare keys."""
