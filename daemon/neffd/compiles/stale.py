@@ -31,6 +31,8 @@ _LOOK_EVERY_S = 0.5
 _OLD_S = 600.0
 _OLD_TIMES = 3.0
 _SCAN_EVERY_S = 60.0
+# Each try looks at all processes of the host, and there may be a lock for each rank of a job.
+_REFUSED_FOR_S = 60.0
 
 # Lock file, which one, and how long its compile usually takes.
 Suspect = tuple[Path, LockId, float | None]
@@ -82,12 +84,13 @@ class StaleLocks:
         self._at_work: dict[Place, list[int]] = {}
         self._reported: dict[Place, _Report] = {}
         self._seen: dict[Place, tuple[LockId, float]] = {}
+        self._refused: dict[Place, tuple[LockId, float]] = {}  # and when
         self._next_scan_at = clock()
         self.on_gone: Callable[[Place, LockId], None] = lambda place, lock: None
 
     def clear(self, place: Place, path: Path, lock: LockId, proof: str) -> None:
         """Remove a lock as soon as no process names its module any more; `proof` says why it is stale."""
-        if place in self._clearing:
+        if place in self._clearing or self._was_refused(place, lock):
             return
         if not self._clears:
             self._note(place, path, f"{proof}, and locks.clear_stale is off")
@@ -106,6 +109,7 @@ class StaleLocks:
 
     def forget(self, place: Place) -> None:
         """The lock is gone, or its maker lives: there is nothing to report any more."""
+        self._refused.pop(place, None)
         reported = self._reported.pop(place, None)
         if reported is not None:
             self._problems[place.root].over(STALE_LOCK, reported.command)
@@ -154,6 +158,7 @@ class StaleLocks:
             self._clearing.discard(place)
             self._at_work.pop(place, None)
         if removal is Removal.REFUSED:
+            self._refused[place] = lock, self._clock()
             self._note(place, path, f"{proof}, and neffd may not remove it")
             return
         if removal is Removal.REMOVED:
@@ -161,6 +166,11 @@ class StaleLocks:
             self._metrics.stale_locks.inc()
             self._on_removed(place, proof)
         self.on_gone(place, lock)
+
+    def _was_refused(self, place: Place, lock: LockId) -> bool:
+        """Whether it could not be removed a short while ago."""
+        refused, at = self._refused.get(place, (None, 0.0))
+        return refused == lock and self._clock() < at + _REFUSED_FOR_S
 
     def _note(self, place: Place, path: Path, detail: str, candidates: frozenset[int] | None = None) -> None:
         """Without candidates it is proven."""

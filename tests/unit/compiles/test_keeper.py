@@ -473,6 +473,35 @@ async def test_without_permission_to_remove_it_is_reported(tmp_path: Path) -> No
         await host.stop()
 
 
+async def test_a_lock_that_we_may_not_remove_is_not_looked_after_all_the_time(
+    host: Host, aged: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, looks = host.make_lock(), []
+
+    def naming_nobody(keys: list[str]) -> dict[str, dict[int, str]]:
+        looks.append(keys)
+        return {key: {} for key in keys}
+
+    async def clear(lock: LockId) -> int:
+        looks.clear()
+        host.stale.clear(host.place, host.lock, lock, "its maker is gone")
+        await until(lambda: not host.tasks, "it was tried")
+        return len(looks)
+
+    monkeypatch.setattr(processes, "naming", naming_nobody)
+    with monkeypatch.context() as refused:  # root may
+        refused.setattr(lockfile, "remove", lambda path, expected: lockfile.Removal.REFUSED)
+        assert [await clear(lock), await clear(lock)] == [1, 0]
+        assert "may not remove it" in host.problems.status()[0]["detail"]
+        assert await clear(lock._replace(ctime_ns=1)) == 1, "another one"
+        assert await clear(lock) == 1
+        aged.pass_s(61)
+        assert await clear(lock) == 1
+    aged.pass_s(61)
+    assert await clear(lock) == 1
+    assert not host.lock.exists(), "it may be removed by now"
+
+
 async def test_what_was_reported_of_a_lock_is_not_said_of_the_next(tmp_path: Path) -> None:
     """Somebody removes it as advised, and a trainer that waits takes it at once."""
     host = Host(tmp_path, clears=False)
