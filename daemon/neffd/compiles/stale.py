@@ -85,6 +85,8 @@ class StaleLocks:
         self._reported: dict[Place, _Report] = {}
         self._seen: dict[Place, tuple[LockId, float]] = {}
         self._refused: dict[Place, tuple[LockId, float]] = {}  # and when
+        self._asked: set[str] = set()  # module keys for the next look at all processes
+        self._looking = asyncio.Lock()
         self._next_scan_at = clock()
         self.on_gone: Callable[[Place, LockId], None] = lambda place, lock: None
 
@@ -145,7 +147,7 @@ class StaleLocks:
 
     async def _clear(self, place: Place, path: Path, lock: LockId, proof: str) -> None:
         try:
-            while pids := (await self._in_worker(processes.naming, [place.name.key]))[place.name.key]:
+            while pids := await self._naming(place.name.key):
                 self._at_work[place] = sorted(pids)
                 log.info("%s: %s, but these processes still work on it: %s", place.name, proof, sorted(pids))
                 while await self._in_worker(_any_names, pids, place.name.key):  # noqa: ASYNC110, nobody tells us
@@ -166,6 +168,18 @@ class StaleLocks:
             self._metrics.stale_locks.inc()
             self._on_removed(place, proof)
         self.on_gone(place, lock)
+
+    async def _naming(self, key: str) -> dict[int, str]:
+        """See `processes.naming`; those who ask at once, as when a job was killed, share one look."""
+        if not self._asked:
+            self._next_look = self._tasks.start(self._look(), name="look-at-processes", watched=True)
+        self._asked.add(key)
+        return (await asyncio.shield(self._next_look))[key]
+
+    async def _look(self) -> dict[str, dict[int, str]]:
+        async with self._looking:  # who asks meanwhile has the next one
+            asked, self._asked = self._asked, set()
+            return await self._in_worker(processes.naming, asked)
 
     def _was_refused(self, place: Place, lock: LockId) -> bool:
         """Whether it could not be removed a short while ago."""

@@ -502,6 +502,35 @@ async def test_a_lock_that_we_may_not_remove_is_not_looked_after_all_the_time(
     assert not host.lock.exists(), "it may be removed by now"
 
 
+async def test_the_locks_of_a_killed_job_cost_few_looks_at_all_processes(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[set[str]] = []
+    naming_as_it_is = processes.naming
+
+    def counted(keys: set[str]) -> dict[str, dict[int, str]]:
+        looks.append(keys)
+        return naming_as_it_is(keys)
+
+    monkeypatch.setattr(processes, "naming", counted)
+    places = [Place(host.place.root, entries.module(number)) for number in range(64)]
+    paths = [host.keeper._path(place) for place in places]
+    with naming(places[5].name) as compiler:
+        for place, path in zip(places, paths, strict=True):
+            path.parent.mkdir(parents=True)
+            path.touch()
+            lock = lockfile.identity(path)
+            assert lock is not None
+            host.stale.clear(place, path, lock, "its maker is gone")
+        await until(lambda: sum(path.exists() for path in paths) == 1, "all but one went")
+        await until(lambda: host.stale.at_work(places[5]) == [compiler.pid], "for that somebody works")
+        assert len(looks) <= 2
+        compiler.kill()
+        await until(lambda: not host.tasks, "its end is seen")
+    assert not paths[5].exists()
+    assert len(looks) <= 3
+
+
 async def test_what_was_reported_of_a_lock_is_not_said_of_the_next(tmp_path: Path) -> None:
     """Somebody removes it as advised, and a trainer that waits takes it at once."""
     host = Host(tmp_path, clears=False)
