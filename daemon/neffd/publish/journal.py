@@ -20,7 +20,7 @@ from neffd.publish.batch import Item
 from neffd.remotes import provenance
 from neffd.remotes.base import OutgoingEntry
 from neffd.remotes.provenance import Provenance
-from neffd.store import damage, fsops
+from neffd.store import columns, damage, fsops
 from neffd.store.database import Database
 from neffd.store.index import EXISTING, Index
 from neffd.store.root import FileFacts
@@ -28,6 +28,8 @@ from neffd.store.root import FileFacts
 log = logging.getLogger(__name__)
 
 _COMPLETE = "journal-complete"
+# The pinned files themselves can never be sent; a newer copy of the entry takes their place.
+_HOPELESS = ("changed-locally", "files-lost", "gone-locally")
 
 
 @dataclass(frozen=True)
@@ -154,26 +156,26 @@ class Journal:
 
     async def close(self, item: Item, remote: str) -> None:
         """`remote` has confirmed the entry; when it was the last one, the row goes, then its pinned files."""
+        closed = await self._database.run(lambda connection: _close(connection, item, remote))
+        await asyncio.to_thread(_remove, closed, "journal-deleted")
 
-        def write(connection: sqlite3.Connection) -> str | None:
-            connection.execute("DELETE FROM deliveries WHERE outbox_id = ? AND remote = ?", (item.id, remote))
-            done = connection.execute(
-                "DELETE FROM outbox WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM deliveries WHERE outbox_id = ?1)"
-                " RETURNING folder",
-                (item.id,),
-            ).fetchone()
-            return done[0] if done else None
+    async def park(self, item: Item, remote: str, reason: str) -> bool:
+        """Keep the delivery, out of the queue, until a person acts or its cause goes.
 
-        folder = await self._database.run(write)
-        await asyncio.to_thread(_remove, [] if folder is None else [Path(folder)], "journal-deleted")
+        Returns False where there is nothing to keep: the files were written over, and are taken as they are now.
+        """
 
-    async def park(self, item: Item, remote: str, reason: str) -> None:
-        """Keep the delivery, out of the queue, until a person acts or its cause goes."""
-        await self._database.run(
-            lambda connection: connection.execute(
+        def write(connection: sqlite3.Connection) -> list[Path] | None:
+            if reason in _HOPELESS and _was_taken_anew(connection, item):
+                return _close(connection, item, remote)
+            connection.execute(
                 "UPDATE deliveries SET parked_reason = ? WHERE outbox_id = ? AND remote = ?", (reason, item.id, remote)
             )
-        )
+            return None
+
+        closed = await self._database.run(write)
+        await asyncio.to_thread(_remove, closed or (), "journal-deleted")
+        return closed is None
 
     async def unpark(self, remote: str, reasons: Collection[str]) -> None:
         """Queue again what was parked at `remote` for one of `reasons`."""
@@ -258,6 +260,29 @@ def _remove(folders: Collection[Path], point: str) -> None:
         log.warning("pinned files are not removed yet: %s", error)
 
 
+def _close(connection: sqlite3.Connection, item: Item, remote: str) -> list[Path]:
+    """Take out one delivery, and the row with the last of them; returns the folder of a row that went."""
+    connection.execute("DELETE FROM deliveries WHERE outbox_id = ? AND remote = ?", (item.id, remote))
+    closed = connection.execute(
+        "DELETE FROM outbox WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM deliveries WHERE outbox_id = ?1)"
+        " RETURNING folder",
+        (item.id,),
+    )
+    return [Path(folder) for (folder,) in closed.fetchall()]
+
+
+def _was_taken_anew(connection: sqlite3.Connection, item: Item) -> bool:
+    """Whether the entry went into the journal once more after this row, with other files."""
+    found = connection.execute(
+        "SELECT provenance, files FROM outbox JOIN entries USING (root, namespace, key) WHERE id = ? AND was_taken",
+        (item.id,),
+    ).fetchone()
+    described = provenance.parse(found[0]) if found else None
+    if described is None or found[1] is None:
+        return False
+    return dict(described.files) != columns.digests(found[1])
+
+
 def _drop_outdated(connection: sqlite3.Connection, taken: Taken, newest: int) -> list[Path]:
     """Give up earlier rows of the entry whose pinned files can never be sent; returns their folders.
 
@@ -266,7 +291,7 @@ def _drop_outdated(connection: sqlite3.Connection, taken: Taken, newest: int) ->
     same = (str(taken.root), *taken.name, newest)
     of_entry = "root = ? AND namespace = ? AND key = ? AND id < ?"
     connection.execute(
-        "DELETE FROM deliveries WHERE parked_reason IN ('changed-locally', 'files-lost', 'gone-locally')"
+        f"DELETE FROM deliveries WHERE parked_reason IN {_HOPELESS}"
         f" AND outbox_id IN (SELECT id FROM outbox WHERE {of_entry})",
         same,
     )

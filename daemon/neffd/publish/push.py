@@ -387,7 +387,9 @@ class Pusher:
         return bool(reason)
 
     async def _park(self, row: Row, reason: str) -> None:
-        await self._journal.park(row.item, self._remote.name, reason)
+        if not await self._journal.park(row.item, self._remote.name, reason):
+            log.info("%s was written over before it went to %s, and is taken anew", row.entry.name, self._remote.name)
+            return
         log.warning("%s is parked for %s: %s", row.entry.name, self._remote.name, reason)
         self._on_outcome(row.entry.name, reason)
         self.parked[row.item.id] = Parked(row.entry.name, self._remote.name, reason)

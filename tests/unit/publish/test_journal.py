@@ -14,9 +14,9 @@ from neffd.store.root import CacheRoot
 from tests.harness import entries
 
 
-def taken(root: CacheRoot, number: int, origin: str = LOCAL) -> Taken:
+def taken(root: CacheRoot, number: int, origin: str = LOCAL, *, seed: int | None = None) -> Taken:
     name = entries.module(number)
-    entries.write(root.path, name, entries.files(name, seed=number))
+    entries.write(root.path, name, entries.files(name, seed=number if seed is None else seed))
     return take(root, name, root.inspect(name), Trust.of(root.path, None, None), origin=origin)
 
 
@@ -111,3 +111,20 @@ async def test_a_newer_copy_replaces_one_whose_pinned_files_can_never_be_sent(
     assert [kept.name for kept in (await journal.parked("one")).values()] == [entries.module(2)]
     assert not hopeless.folder.exists()
     assert elsewhere.folder.exists()
+
+
+async def test_what_was_written_over_is_not_kept_for_ever_when_what_is_there_now_has_gone(
+    root: CacheRoot, journal: Journal
+) -> None:
+    """That the pinned files are others by now may come to light when the newer ones have already gone."""
+    before, alone = taken(root, 1), taken(root, 2)
+    old, other = await insert(journal, before, "one", "two"), await insert(journal, alone, "one")
+    await journal.close(await insert(journal, taken(root, 1, seed=9), "one"), "one")
+    assert not await journal.park(old, "one", "changed-locally")
+    assert await journal.park(old, "two", "public-repo"), "a reason that is not the files'"
+    assert await journal.park(other, "one", "changed-locally"), "of which nothing newer was taken"
+    assert {kept.name for kept in (await journal.parked("one")).values()} == {alone.name}
+    assert {kept.reason for kept in (await journal.parked("two")).values()} == {"public-repo"}
+    assert not await journal.park(old, "two", "files-lost")
+    assert not before.folder.exists()
+    assert alone.folder.exists()

@@ -66,7 +66,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.database.close()
         shutil.rmtree(self.folder)
 
-    def _attempt(self, work: Coroutine[Any, Any, None], *, writes: bool) -> bool:
+    def _attempt(self, work: Coroutine[Any, Any, object], *, writes: bool) -> bool:
         """Whether it was done; on a full disk what would write has to fail, and to change nothing."""
         if self.is_full and writes:
             with pytest.raises(sqlite3.Error):

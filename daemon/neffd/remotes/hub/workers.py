@@ -32,9 +32,9 @@ _END_S = 1.0
 _NICE, _NICEST = 5, 19
 _ABOUT_REPO = re.compile(r"/api/models/|/api/buckets/|/info/lfs/objects/batch$")
 # Of the environment's HF_* only what chooses the way of the transfer: the rest would redirect, silence or log it. What
-# the service's unit asks of its allocators is for a process that lives for months.
+# the service's unit asks of its C library is for a process that lives for months.
 _KEPT = re.compile(r"HF_XET_|HF_HUB_DISABLE_XET$")
-_DROPPED = re.compile(r"HF_|HUGGING_FACE_|HUGGINGFACE_|NOTIFY_SOCKET$|WATCHDOG_|GLIBC_TUNABLES$|PYTHONMALLOC$")
+_DROPPED = re.compile(r"HF_|HUGGING_FACE_|HUGGINGFACE_|NOTIFY_SOCKET$|WATCHDOG_|GLIBC_TUNABLES$")
 # Entries are many small files: hf_xet's defaults (8 and 4) leave the line idle; its buffers may grow to 1.5 GB.
 _TUNING = {
     "HF_XET_DATA_MAX_CONCURRENT_FILE_DOWNLOADS": "64",

@@ -309,7 +309,6 @@ async def test_its_environment(
         "HF_HUB_DISABLE_XET": "1",
         "NOTIFY_SOCKET": "/nonexistent",
         "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
-        "PYTHONMALLOC": "malloc",
         "HTTPS_PROXY": "http://proxy.invalid",
     }
     for name, value in given.items():
@@ -325,7 +324,6 @@ async def test_its_environment(
         "HF_DEBUG",
         "NOTIFY_SOCKET",
         "GLIBC_TUNABLES",
-        "PYTHONMALLOC",
     } & set(environ)
     assert environ["HF_HOME"] == str(tmp_path / "home")
     assert environ["HF_ENDPOINT"] == hub.endpoint
