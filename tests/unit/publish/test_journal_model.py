@@ -54,6 +54,7 @@ class JournalMachine(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="neffd-journal-", dir=_MEMORY))
         self.model: dict[int, Row] = {}
+        self.newest: dict[ModuleName, int] = {}
         self.count = 0
         self.is_full = False
         self.open()
@@ -98,6 +99,7 @@ class JournalMachine(RuleBasedStateMachine):
             row.deliveries = {remote: why for remote, why in row.deliveries.items() if why != _GONE}
             self._drop_if_done(row)
         self.model[item.id] = Row(item, taken.name, folder, dict.fromkeys(remotes))
+        self.newest[taken.name] = item.id
 
     def _drop_if_done(self, row: Row) -> None:
         if not row.deliveries:
@@ -119,7 +121,12 @@ class JournalMachine(RuleBasedStateMachine):
     def park(self, data: st.DataObject, reason: str) -> None:
         row, remote = self._draw(data)
         is_there = remote in row.deliveries
-        if self._attempt(self.journal.park(row.item, remote, reason), writes=is_there) and is_there:
+        if not self._attempt(self.journal.park(row.item, remote, reason), writes=is_there) or not is_there:
+            return
+        if reason == _GONE and self.newest[row.name] != row.item.id:
+            del row.deliveries[remote]  # what is there now has been taken since, whether it went already or not
+            self._drop_if_done(row)
+        else:
             row.deliveries[remote] = reason
 
     @rule(remote=st.sampled_from(REMOTES), reasons=st.sets(st.sampled_from(_REASONS), min_size=1))
